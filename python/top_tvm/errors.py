@@ -1,0 +1,39 @@
+"""Every exception that top_tvm raises on purpose.
+
+All of them derive from :class:`TopTVMError`, so one ``except`` clause separates "the input or the
+machine is at fault" from a bug. Messages say what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class TopTVMError(Exception):
+    """Root of the tree."""
+
+
+class ModelError(TopTVMError):
+    """The model cannot be read, or uses something that is not supported."""
+
+
+class GraphError(TopTVMError):
+    """An op graph is not a valid DAG, or its costs do not fit it."""
+
+
+class PartitionError(TopTVMError):
+    """A partitioner was asked for something it cannot do, or returned an illegal schedule."""
+
+
+class PlanError(TopTVMError):
+    """A plan is malformed: it would race, deadlock, or read outside its buffers."""
+
+
+class ArtifactError(TopTVMError):
+    """A ``.top`` file is damaged, of another version, or built for another machine."""
+
+
+class DeviceError(TopTVMError):
+    """A kernel failed, or the device lacks what the plan needs."""
+
+
+class InputError(TopTVMError, ValueError):
+    """An input tensor has another name, shape or dtype than the model expects."""
