@@ -1,0 +1,159 @@
+"""One walk over the dataflow block of ``main``, re-emitting every binding.
+
+Relax's ``PyExprMutator`` visits expressions; the passes here think in bindings (who feeds a call,
+how often is a result used), so they share this walk instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+from tvm.ir import GenericConst
+
+from top_tvm.errors import ModelError
+
+Array = npt.NDArray[Any]
+Expr = Any
+
+
+def constant(expr: Expr) -> Array | None:
+    """Value of a constant expression, or None."""
+    return expr.value.numpy() if isinstance(expr, GenericConst) else None  # type: ignore[no-any-return]
+
+
+def scalar(expr: Expr) -> float | None:
+    """Value of a constant with one element, or None."""
+    value = constant(expr)
+    return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+
+def shape_of(expr: Expr) -> tuple[int, ...]:
+    """Static shape of a tensor expression."""
+    return tuple(int(size) for size in expr.ty.shape)
+
+
+def is_tensor(expr: Expr) -> bool:
+    """Whether the expression is a single tensor (not a tuple, shape or scalar)."""
+    return isinstance(getattr(expr, "ty", None), relax.TensorType)
+
+
+def is_call(expr: Expr, name: str) -> bool:
+    """Whether the expression is a call of the Relax operator ``relax.<name>``."""
+    return (
+        isinstance(expr, relax.Call)
+        and isinstance(expr.op, tvm.ir.Op)
+        and expr.op.name == f"relax.{name}"
+    )
+
+
+class Rewriter:
+    """Base of passes that replace calls; subclasses override :meth:`rewrite`."""
+
+    def __init__(self) -> None:
+        self.builder: relax.BlockBuilder = relax.BlockBuilder()
+        self.env: dict[Any, Expr] = {}
+        self.producer: dict[Any, Expr] = {}
+        self.uses: Counter[Any] = Counter()
+
+    def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
+        """Return the expression to bind instead of ``call`` (its arguments already replaced)."""
+        raise AssertionError(f"{type(self).__name__} must override rewrite")
+
+    def finish(self, output: Expr) -> Expr:
+        """Last word on each output of the function, in terms of the new variables."""
+        return output
+
+    def emit(self, expr: Expr) -> relax.Var:
+        """Bind an expression in the new block and remember what produced the variable."""
+        var = self.builder.emit(expr)
+        self.producer[var] = self.builder.lookup_binding(var)
+        return var
+
+    def source(self, expr: Expr) -> Expr | None:
+        """Call that produced a new variable."""
+        return self.producer.get(expr) if isinstance(expr, relax.Var) else None
+
+    def replace(self, expr: Expr) -> Expr:
+        """Map variables of the old function inside an expression to the new ones."""
+        if isinstance(expr, relax.Var):
+            return self.env.get(expr, expr)
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.replace(field) for field in expr.fields])
+        if isinstance(expr, relax.TupleGetItem):
+            return relax.TupleGetItem(self.replace(expr.tuple_value), expr.index)
+        if isinstance(expr, relax.Call):
+            arguments = [self.replace(argument) for argument in expr.args]
+            return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
+        return expr
+
+    def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
+        """Rewrite ``main``; every other function stays."""
+        function = module["main"]
+        bindings = _bindings(function)
+        self.uses = Counter(var for binding in bindings for var in _variables(binding.value))
+        self.uses.update(_variables(function.body.body))
+        for name, other in module.functions.items():
+            if name.name_hint != "main":
+                self.builder.add_func(other, name.name_hint)
+        params = list(function.params)
+        attributes = dict(function.attrs) if function.attrs else {}
+        with self.builder.function("main", params, attrs=attributes):
+            with self.builder.dataflow():
+                for binding in bindings:
+                    self.env[binding.var] = self._rebind(binding)
+                output = self._output(function.body.body)
+            self.builder.emit_func_output(output)
+        return self.builder.finalize()
+
+    def _rebind(self, binding: relax.VarBinding) -> Expr:
+        value = binding.value
+        if isinstance(value, relax.Call):
+            result = self.rewrite(self.replace(value), binding.var)
+        else:
+            result = self.replace(value)
+        if isinstance(result, (relax.Var, GenericConst, relax.Tuple)):
+            return result
+        return self.emit(result)
+
+    def _output(self, output: Expr) -> Expr:
+        fields = output.fields if isinstance(output, relax.Tuple) else [output]
+        new = [self.finish(self.replace(field)) for field in fields]
+        emitted = [self.builder.emit_output(field) for field in new]
+        return relax.Tuple(emitted) if isinstance(output, relax.Tuple) else emitted[0]
+
+
+def _bindings(function: relax.Function) -> list[relax.VarBinding]:
+    blocks = function.body.blocks
+    bindings = [binding for block in blocks for binding in block.bindings]
+    for binding in bindings:
+        if not isinstance(binding, relax.VarBinding):
+            raise ModelError("dynamic shape checks (match_cast) are left in the model; fix its shapes")
+    return bindings
+
+
+def _variables(expr: Expr) -> list[relax.Var]:
+    if isinstance(expr, relax.Var):
+        return [expr]
+    if isinstance(expr, relax.Tuple):
+        return [var for field in expr.fields for var in _variables(field)]
+    if isinstance(expr, relax.TupleGetItem):
+        return _variables(expr.tuple_value)
+    if isinstance(expr, relax.Call):
+        return [var for argument in expr.args for var in _variables(argument)]
+    return []
+
+
+def per_channel(expr: Expr, channels: int, axis: int, rank: int) -> Array | None:
+    """Constant that broadcasts along one axis only, as a vector of ``channels``, or None."""
+    value = constant(expr)
+    if value is None or value.ndim > rank:
+        return None
+    aligned = value.reshape((1,) * (rank - value.ndim) + value.shape)
+    if any(size != 1 for index, size in enumerate(aligned.shape) if index != axis):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(aligned.reshape(-1), (channels,)))
