@@ -1,0 +1,227 @@
+"""From the fused Relax module to the op graph: one op per kernel call, one storage per buffer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+import tvm_ffi
+from tvm import relax, tirx
+from tvm.ir import GenericConst
+from tvm.s_tir import SBlockRealize
+
+from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
+from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE
+from top_tvm.compiler.transform.rewriter import is_call, shape_of
+from top_tvm.errors import ModelError
+from top_tvm.plan import Kernel
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """An op graph with the constants it reads and the PrimFuncs that it calls, by symbol."""
+
+    graph: OpGraph
+    constants: Mapping[str, Array]
+    prim_funcs: Mapping[str, tirx.PrimFunc]
+
+
+def extract(
+    module: tvm.IRModule, input_names: tuple[str, ...], output_names: tuple[str, ...]
+) -> Extracted:
+    """Read the op graph off a module that went through the pipeline.
+
+    Parameters
+    ----------
+    module : tvm.IRModule
+        Its ``main`` consists of kernel calls only.
+    input_names, output_names : tuple of str
+        ONNX names, in the order of the parameters and results.
+
+    Raises
+    ------
+    ModelError
+        If an operator is left that is neither a kernel nor a view.
+    """
+    return _Extractor(module).run(input_names, output_names)
+
+
+@dataclass
+class _Extractor:
+    module: tvm.IRModule
+    storages: list[Storage] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    env: dict[Any, Any] = field(default_factory=dict)  # variable -> value index, or tuple of them
+    constants: dict[str, Array] = field(default_factory=dict)
+    prim_funcs: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+
+    def run(self, input_names: tuple[str, ...], output_names: tuple[str, ...]) -> Extracted:
+        main = self.module["main"]
+        inputs = []
+        for param, name in zip(main.params, input_names, strict=True):
+            self.env[param] = self._new_value(name, param.ty, "input", name)
+            inputs.append(self.env[param])
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                self.env[binding.var] = self._bind(binding.var, binding.value)
+        results = self._resolve(main.body.body)
+        outputs = results if isinstance(results, tuple) else (results,)
+        if len(outputs) != len(output_names):
+            raise ModelError(f"{len(output_names)} outputs became {len(outputs)} results")
+        self._claim_outputs(outputs, output_names)
+        graph = OpGraph(
+            storages=tuple(self.storages),
+            values=tuple(self.values),
+            ops=tuple(self.ops),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            output_names=output_names,
+        )
+        return Extracted(graph, self.constants, self.prim_funcs)
+
+    def _bind(self, var: relax.Var, expr: Any) -> Any:
+        if is_call(expr, "call_tir"):
+            return self._call_tir(var, expr)
+        if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.GlobalVar):
+            function = self.module[expr.op]
+            if function.attrs["Codegen"] == "view":
+                return self._view(var, expr.args[0])
+            return self._library(var, function, expr)
+        if isinstance(expr, (relax.Var, relax.Tuple, relax.TupleGetItem, GenericConst)):
+            return self._resolve(expr)
+        operator = expr.op.name if isinstance(expr, relax.Call) else type(expr).__name__
+        raise ModelError(f"no kernel for {operator} with result {var.ty}; it cannot be compiled yet")
+
+    def _resolve(self, expr: Any) -> Any:
+        if isinstance(expr, relax.Tuple):
+            return tuple(self._resolve(item) for item in expr.fields)
+        if isinstance(expr, relax.TupleGetItem):
+            return self._resolve(expr.tuple_value)[expr.index]
+        if isinstance(expr, GenericConst):
+            return self._constant(expr)
+        return self.env[expr]
+
+    def _call_tir(self, var: relax.Var, call: relax.Call) -> Any:
+        name = call.args[0]
+        function = self.module[name]
+        symbol = f"{name.name_hint}_{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
+        self.prim_funcs[symbol] = function
+        arguments = tuple(self._resolve(argument) for argument in call.args[1].fields)
+        tuple_type = isinstance(var.ty, relax.TupleType)
+        types = list(var.ty.fields) if tuple_type else [var.ty]
+        kernel = Kernel("tvm", symbol, {}, moldable=_is_parallel(function.body))
+        stem = re.sub(r"\d+$", "", name.name_hint)
+        flops = int(tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function})))
+        outputs = self._add_op(stem, kernel, arguments, types, flops, stem)
+        return outputs if tuple_type else outputs[0]
+
+    def _library(self, var: relax.Var, function: relax.Function, call: relax.Call) -> int:
+        description = json.loads(function.attrs[KERNEL_ATTRIBUTE])
+        symbol = description["symbol"]
+        attributes = {name: tuple(value) for name, value in description["attributes"].items()}
+        arguments = tuple(self._resolve(call.args[index]) for index in description["arguments"])
+        kernel = Kernel("onednn", symbol, attributes, moldable=True)
+        weight = self.values[arguments[1]].shape
+        if symbol == "conv2d":
+            flops = 2 * prod(shape_of(var)) * prod(weight[1:])
+            label = f"{weight[2]}x{weight[3]} {weight[1] * attributes['groups'][0]}->{weight[0]}"
+        else:
+            depth = weight[-2]
+            flops = 2 * prod(shape_of(var)) * depth
+            label = f"{depth}->{weight[-1]}"
+        epilogue = [name for name in ("bias", "residual", "relu") if attributes[name] == (1,)]
+        origin = " + ".join([f"{symbol} {label}", *epilogue])
+        return self._add_op(symbol, kernel, arguments, [var.ty], flops, origin)[0]
+
+    def _add_op(
+        self,
+        stem: str,
+        kernel: Kernel,
+        arguments: tuple[int, ...],
+        types: list[Any],
+        flops: int,
+        origin: str,
+    ) -> tuple[int, ...]:
+        name = f"{stem}_{len(self.ops)}"
+        results = tuple(
+            self._new_value(name if len(types) == 1 else f"{name}.{index}", type_, "intermediate", "")
+            for index, type_ in enumerate(types)
+        )
+        touched = {self.values[value].storage for value in (*arguments, *results)}
+        nbytes = sum(self.storages[storage].nbytes for storage in touched)
+        self.ops.append(
+            Op(
+                name=name,
+                kernel=kernel,
+                inputs=arguments,
+                outputs=results,
+                flops=flops,
+                nbytes=nbytes,
+                origin=origin,
+                fingerprint=self._fingerprint(kernel, arguments + results),
+            )
+        )
+        return results
+
+    def _fingerprint(self, kernel: Kernel, arguments: tuple[int, ...]) -> str:
+        operands = [
+            (self.values[value].dtype, self.values[value].shape, self._kind(value) == "constant")
+            for value in arguments
+        ]
+        text = repr((kernel.library, kernel.symbol, sorted(kernel.attributes.items()), operands))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _kind(self, value: int) -> str:
+        return self.storages[self.values[value].storage].kind
+
+    def _view(self, var: relax.Var, source: Any) -> int:
+        value = self.values[self._resolve(source)]
+        self.values.append(Value(f"{value.name}:{len(self.values)}", value.dtype, shape_of(var), value.storage))
+        return len(self.values) - 1
+
+    def _constant(self, expr: GenericConst) -> int:
+        if expr not in self.env:
+            array = expr.value.numpy()
+            digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()[:24]
+            key = f"c{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
+            self.constants[key] = array
+            self.env[expr] = self._new_value(f"{key}:{len(self.values)}", expr.ty, "constant", key)
+        return int(self.env[expr])
+
+    def _new_value(self, name: str, type_: Any, kind: Any, key: str) -> int:
+        shape = tuple(int(extent) for extent in type_.shape)
+        dtype = str(type_.dtype)
+        nbytes = prod(shape) * (1 if dtype == "bool" else np.dtype(dtype).itemsize)
+        self.storages.append(Storage(kind, key, nbytes))
+        self.values.append(Value(name, dtype, shape, len(self.storages) - 1))
+        return len(self.values) - 1
+
+    def _claim_outputs(self, outputs: tuple[int, ...], names: tuple[str, ...]) -> None:
+        """Let kernels write straight into results; shared or passed-through ones are copied."""
+        roots = [self.values[value].storage for value in outputs]
+        for root, name in zip(roots, names, strict=True):
+            storage = self.storages[root]
+            if storage.kind == "intermediate" and roots.count(root) == 1:
+                self.storages[root] = Storage("output", name, storage.nbytes)
+
+
+def _is_parallel(statement: Any) -> bool:
+    """Whether a kernel has a parallel loop, hence an n-thread form."""
+    if isinstance(statement, tirx.For):
+        return statement.kind == tirx.ForKind.PARALLEL or _is_parallel(statement.body)
+    if isinstance(statement, tirx.SeqStmt):
+        return any(_is_parallel(item) for item in statement.seq)
+    if isinstance(statement, SBlockRealize):
+        return _is_parallel(statement.block.body)
+    return False

@@ -1,0 +1,224 @@
+"""ONNX in, Relax out: shapes fixed, shape arithmetic folded, unsupported operators named at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto
+
+from top_tvm.errors import ModelError
+
+_LOG = logging.getLogger(__name__)
+_STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model as a Relax module, with the names and order of the ONNX inputs and outputs."""
+
+    module: tvm.IRModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch: int
+
+
+def load_onnx(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """Read a model (with external data, when it is a path) and give it a name for messages.
+
+    Raises
+    ------
+    ModelError
+        If the file does not exist or is not an ONNX model.
+    """
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy, source.graph.name or "model"
+    if isinstance(source, (bytes, bytearray)):
+        name, load = "model bytes", lambda: onnx.load_from_string(bytes(source))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ModelError(f"no such model file: {path}")
+        name, load = str(path), lambda: onnx.load(path)
+    try:
+        model = load()
+    except (DecodeError, EncodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{name}: cannot be read as an ONNX model: {error}") from error
+    if not model.graph.node and not model.graph.output:
+        raise ModelError(f"{name}: is not an ONNX model, or its graph is empty")
+    return model, name
+
+
+def runtime_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Graph inputs that a user must provide (old models list their weights as inputs, too)."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def fix_shapes(
+    model: onnx.ModelProto,
+    name: str,
+    shapes: Mapping[str, Sequence[int]],
+    batch: int | None,
+) -> int:
+    """Give every input a static shape, in place, and return the batch size that results.
+
+    A full shape in ``shapes`` is taken as it is; otherwise a symbolic leading dimension becomes
+    ``batch`` (1 by default). Any other symbolic dimension is an error.
+
+    Raises
+    ------
+    ModelError
+        If a dimension stays open, contradicts the model, or an input does not exist.
+    """
+    inputs = runtime_inputs(model)
+    known = [value.name for value in inputs]
+    for given in shapes:
+        if given not in known:
+            raise ModelError(f"{name}: no input {given!r}; the inputs are: {', '.join(known)}")
+    batches = []
+    for value in inputs:
+        dims = value.type.tensor_type.shape.dim
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(f"{name}: input {value.name!r} is not a tensor")
+        wanted = shapes.get(value.name)
+        symbolic_batch = bool(dims) and not dims[0].dim_value
+        if wanted is not None:
+            _apply_shape(name, value, tuple(wanted))
+        if symbolic_batch and (batch is not None or wanted is None):
+            dims[0].dim_value = 1 if batch is None else batch
+        for position, dim in enumerate(dims):
+            if dim.dim_value <= 0:
+                label = dim.dim_param or "unknown"
+                raise ModelError(
+                    f"{name}: dimension {position} ({label!r}) of input {value.name!r} has no fixed size; "
+                    f"give the whole shape: shapes={{{value.name!r}: (...)}} or --shape {value.name}=1,..."
+                )
+        if dims:
+            batches.append(int(dims[0].dim_value))
+    result = batches[0] if batches else 1
+    if batch is not None and result != batch:
+        raise ModelError(
+            f"{name}: the model fixes its batch size at {result}, so it cannot be built for batch {batch}; "
+            "export it with a symbolic leading dimension"
+        )
+    del model.graph.value_info[:]
+    return result
+
+
+def _apply_shape(name: str, value: onnx.ValueInfoProto, wanted: tuple[int, ...]) -> None:
+    tensor = value.type.tensor_type
+    dims = tensor.shape.dim
+    if tensor.HasField("shape") and len(dims) != len(wanted):
+        raise ModelError(
+            f"{name}: input {value.name!r} has {len(dims)} dimensions, the shape given has {len(wanted)}"
+        )
+    if not tensor.HasField("shape"):
+        for _ in wanted:
+            dims.add()
+    for position, (dim, size) in enumerate(zip(dims, wanted, strict=True)):
+        if dim.dim_value and dim.dim_value != size:
+            raise ModelError(
+                f"{name}: dimension {position} of input {value.name!r} is fixed at {dim.dim_value} "
+                f"in the model, not {size}"
+            )
+        if size <= 0:
+            raise ModelError(f"{name}: dimension {position} of input {value.name!r} must be positive, not {size}")
+        dim.dim_value = size
+
+
+def check_operators(model: onnx.ModelProto, name: str) -> None:
+    """Refuse operators that cannot be imported, all of them in one message.
+
+    Raises
+    ------
+    ModelError
+        Naming every unsupported operator and the first nodes that use it.
+    """
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    supported = set(onnx_frontend._get_convert_map())
+    local = {(function.domain, function.name) for function in model.functions}
+    missing: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        if (node.domain, node.op_type) in local:
+            continue
+        if node.domain not in _STANDARD_DOMAINS or node.op_type not in supported:
+            label = node.op_type if node.domain in _STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+            missing.setdefault(label, []).append(node.name or (node.output[0] if node.output else "?"))
+    if missing:
+        lines = [
+            f"{label} ({len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes[:3])}"
+            f"{', ...' if len(nodes) > 3 else ''})"
+            for label, nodes in sorted(missing.items())
+        ]
+        raise ModelError(f"{name}: unsupported operators: {'; '.join(lines)}")
+
+
+def import_onnx(
+    source: str | Path | bytes | onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | None = None,
+) -> Imported:
+    """Import an ONNX model with static shapes into Relax.
+
+    Parameters
+    ----------
+    source : str, Path, bytes or onnx.ModelProto
+        The model; a path may refer to external data next to it.
+    shapes : mapping of str to sequence of int, optional
+        Full shapes of inputs whose dimensions are symbolic.
+    batch : int, optional
+        Size for symbolic leading dimensions.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read, has open dimensions or unsupported operators.
+    """
+    import onnxslim
+    from tvm.relax.frontend.onnx import from_onnx
+
+    model, name = load_onnx(source)
+    fixed_batch = fix_shapes(model, name, shapes or {}, batch)
+    outputs = tuple(value.name for value in model.graph.output)
+    inputs = tuple(value.name for value in runtime_inputs(model))
+    check_operators(model, name)
+    try:
+        # Exporters leave chains of Shape/Gather/Concat that TVM's importer cannot follow.
+        model = onnxslim.slim(model)
+    except Exception as error:  # onnxslim raises bare Exceptions of many kinds
+        raise ModelError(f"{name}: cannot be simplified (invalid graph?): {error}") from error
+    remaining = {value.name: index for index, value in enumerate(runtime_inputs(model))}
+    lost = [value for value in inputs if value not in remaining]
+    if lost:
+        _LOG.warning("%s: the result does not depend on: %s", name, ", ".join(lost))
+    try:
+        module = from_onnx(model, keep_params_in_input=False)
+    except Exception as error:  # the importer raises whatever its converters raise
+        raise ModelError(f"{name}: TVM's importer cannot convert the model: {_first_line(error)}") from error
+    main = module["main"]
+    if len(main.params) != len(remaining):
+        raise ModelError(f"{name}: {len(remaining)} inputs became {len(main.params)} parameters")
+    return Imported(module, tuple(remaining), outputs, fixed_batch)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def elem_type_name(value: onnx.ValueInfoProto) -> str:
+    """Name of an input's element type, such as ``FLOAT``."""
+    return str(TensorProto.DataType.Name(value.type.tensor_type.elem_type))
+
+
+__all__: Sequence[Any] = ["Imported", "check_operators", "fix_shapes", "import_onnx", "load_onnx"]
