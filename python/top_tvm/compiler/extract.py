@@ -29,11 +29,16 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Extracted:
-    """An op graph with the constants it reads and the PrimFuncs that it calls, by symbol."""
+    """An op graph with all that its kernels need.
+
+    ``constants`` are by key, ``prim_funcs`` by symbol; ``variables`` names the Relax variable that
+    each op binds in ``main``, which is how a schedule of ops finds its way back into Relax.
+    """
 
     graph: OpGraph
     constants: Mapping[str, Array]
     prim_funcs: Mapping[str, tirx.PrimFunc]
+    variables: tuple[relax.Var, ...]
 
 
 def extract(
@@ -62,6 +67,7 @@ class _Extractor:
     storages: list[Storage] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
+    variables: list[relax.Var] = field(default_factory=list)
     env: dict[Any, Any] = field(default_factory=dict)  # variable -> value index, or tuple of them
     constants: dict[str, Array] = field(default_factory=dict)
     prim_funcs: dict[str, tirx.PrimFunc] = field(default_factory=dict)
@@ -88,15 +94,17 @@ class _Extractor:
             outputs=tuple(outputs),
             output_names=output_names,
         )
-        return Extracted(graph, self.constants, self.prim_funcs)
+        return Extracted(graph, self.constants, self.prim_funcs, tuple(self.variables))
 
     def _bind(self, var: relax.Var, expr: Any) -> Any:
         if is_call(expr, "call_tir"):
+            self.variables.append(var)
             return self._call_tir(var, expr)
         if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.GlobalVar):
             function = self.module[expr.op]
             if function.attrs["Codegen"] == "view":
                 return self._view(var, expr.args[0])
+            self.variables.append(var)
             return self._library(var, function, expr)
         if isinstance(expr, (relax.Var, relax.Tuple, relax.TupleGetItem, GenericConst)):
             return self._resolve(expr)

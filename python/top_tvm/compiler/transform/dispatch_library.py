@@ -145,7 +145,7 @@ def DescribeLibraryCalls(module: tvm.IRModule, _: tvm.transform.PassContext) -> 
 
 def _describe(function: relax.Function) -> dict[str, Any]:
     """Primitive, attributes and the positions of its arguments among the parameters."""
-    composite, call = _composite(function)
+    composite, call = composite_call(function)
     order = {param: index for index, param in enumerate(composite.params)}
     outer = {param: index for index, param in enumerate(function.params)}
     position = [outer[argument] for argument in call.args]
@@ -170,7 +170,7 @@ def _describe(function: relax.Function) -> dict[str, Any]:
     return {"symbol": symbol, "attributes": attributes, "arguments": arguments}
 
 
-def _composite(function: relax.Function) -> tuple[relax.Function, relax.Call]:
+def composite_call(function: relax.Function) -> tuple[relax.Function, relax.Call]:
     """The inner function with the operators, and the call of it."""
     inner, call = None, None
     for block in function.body.blocks:
