@@ -96,6 +96,7 @@ def _keep(field: Any, wanted: Any) -> None:
 def _roles(graph: onnx.GraphProto) -> dict[str, str]:
     """What each weight is used as, looking through the ``Unsqueeze`` of scale-shift pairs."""
     roles: dict[str, str] = {}
+    summed = {name for node in graph.node if node.op_type == "Sum" for name in node.input}
     source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Unsqueeze"}
     for node in graph.node:
         names = list(node.input)
@@ -104,7 +105,8 @@ def _roles(graph: onnx.GraphProto) -> dict[str, str]:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             roles[names[1]] = "weight"
         elif node.op_type == "BatchNormalization":
-            roles.update(zip(names[1:5], ("scale", "bias", "bias", "variance"), strict=True))
+            scale = "branch scale" if node.output[0] in summed else "scale"
+            roles.update(zip(names[1:5], (scale, "bias", "bias", "variance"), strict=True))
         elif node.op_type == "Mul":
             roles[names[1]] = "scale"
     return roles
@@ -117,6 +119,8 @@ def _random(generator: np.random.Generator, role: str, shape: tuple[int, ...]) -
         return noise * np.float32(np.sqrt(2.0 / fan_in))
     if role == "scale":
         return np.float32(0.8) + np.float32(0.1) * noise
+    if role == "branch scale":  # small, or the sums grow from block to block (arXiv:1706.02677)
+        return np.float32(0.2) + np.float32(0.02) * noise
     if role == "variance":
         return np.float32(1.0) + np.abs(np.float32(0.2) * noise)
     return np.float32(0.05) * noise
