@@ -6,12 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import tvm
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import TensorProto
 
 from top_tvm.errors import ModelError
 
@@ -24,6 +22,7 @@ class Imported:
     """A model as a Relax module, with the names and order of the ONNX inputs and outputs."""
 
     module: tvm.IRModule
+    name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch: int
@@ -208,17 +207,9 @@ def import_onnx(
     main = module["main"]
     if len(main.params) != len(remaining):
         raise ModelError(f"{name}: {len(remaining)} inputs became {len(main.params)} parameters")
-    return Imported(module, tuple(remaining), outputs, fixed_batch)
+    return Imported(module, name, tuple(remaining), outputs, fixed_batch)
 
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def elem_type_name(value: onnx.ValueInfoProto) -> str:
-    """Name of an input's element type, such as ``FLOAT``."""
-    return str(TensorProto.DataType.Name(value.type.tensor_type.elem_type))
-
-
-__all__: Sequence[Any] = ["Imported", "check_operators", "fix_shapes", "import_onnx", "load_onnx"]

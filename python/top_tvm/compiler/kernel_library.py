@@ -12,6 +12,7 @@ import tvm
 from tvm import tirx
 from tvm.target import codegen
 
+from top_tvm.device import host_features
 from top_tvm.errors import ModelError
 
 # What kernels may call back; the runtime provides exactly these (runtime/kernel_library.cc).
@@ -20,6 +21,19 @@ KNOWN_CALLBACKS = {
     "__TVMBackendAllocWorkspace",
     "__TVMBackendFreeWorkspace",
 }
+
+# Instruction sets beyond the baseline that LLVM and oneDNN may use when the host has them.
+_INSTRUCTION_SETS = {
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
+    *("avx512ifma", "avx512vbmi", "avx512_vbmi2", "avx512_bitalg", "avx512_vpopcntdq"),
+    *("asimd", "asimdhp", "asimddp", "sve", "sve2"),
+}
+
+
+def used_features() -> tuple[str, ...]:
+    """CPU features that kernels compiled for this host may use."""
+    return tuple(sorted(host_features() & _INSTRUCTION_SETS))
 
 
 def host_target() -> tvm.target.Target:

@@ -15,7 +15,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from top_tvm.compiler.transform.rewriter import Expr, Rewriter, constant, is_call, is_tensor, shape_of
+from top_tvm.compiler.transform.rewriter import (
+    Expr,
+    Rewriter,
+    as_constant,
+    constant,
+    is_call,
+    is_tensor,
+    shape_of,
+)
 
 _UNARY = {
     f"relax.{name}"
@@ -112,7 +120,7 @@ class _ConvertToNHWC(Rewriter):
             if value.ndim > len(layout):
                 return None
             value = value.reshape((1,) * (len(layout) - value.ndim) + value.shape)
-            return relax.const(np.ascontiguousarray(value.transpose(layout)))
+            return as_constant(value.transpose(layout))
         if is_tensor(argument) and len(shape_of(argument)) == len(layout) == 4:
             return self._nhwc(argument)
         return None

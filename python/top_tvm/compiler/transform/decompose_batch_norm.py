@@ -10,7 +10,15 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from top_tvm.compiler.transform.rewriter import Array, Expr, Rewriter, constant, is_call, shape_of
+from top_tvm.compiler.transform.rewriter import (
+    Array,
+    Expr,
+    Rewriter,
+    as_constant,
+    constant,
+    is_call,
+    shape_of,
+)
 
 
 class _DecomposeBatchNorm(Rewriter):
@@ -31,7 +39,7 @@ class _DecomposeBatchNorm(Rewriter):
         def aligned(vector: Array) -> Expr:
             shape = [1] * rank
             shape[axis] = -1
-            return relax.const(vector.astype(dtype).reshape(shape))
+            return as_constant(vector.astype(dtype).reshape(shape))
 
         scaled = self.emit(relax.op.multiply(call.args[0], aligned(scale)))
         result = self.emit(relax.op.add(scaled, aligned(shift)))

@@ -40,10 +40,10 @@ def _epilogues(root: DFPattern) -> Iterator[tuple[str, DFPattern, Annotations]]:
         ("+residual", plus(root, residual), {"residual": residual}),
         ("", root, {}),
     ]
-    for suffix, stem, annotations in stems:
-        yield f"{suffix}+relu", is_op("relax.nn.relu")(stem), annotations
-    for suffix, stem, annotations in stems:
-        yield suffix, stem, annotations
+    for suffix, stem, named in stems:
+        yield f"{suffix}+relu", is_op("relax.nn.relu")(stem), named
+    for suffix, stem, named in stems:
+        yield suffix, stem, named
 
 
 def _patterns() -> list[tuple[str, DFPattern, Annotations, Any]]:

@@ -13,7 +13,14 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from top_tvm.compiler.transform.rewriter import Array, Expr, Rewriter, constant, shape_of
+from top_tvm.compiler.transform.rewriter import (
+    Array,
+    Expr,
+    Rewriter,
+    as_constant,
+    constant,
+    shape_of,
+)
 
 _UNARY: dict[str, Callable[[Array], Any]] = {
     "relax.sqrt": np.sqrt,
@@ -63,7 +70,7 @@ def evaluate(call: relax.Call, shape: tuple[int, ...]) -> Array | None:
 class _FoldConstants(Rewriter):
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         value = evaluate(call, shape_of(original)) if _one_tensor(original) else None
-        return call if value is None else relax.const(np.ascontiguousarray(value))
+        return call if value is None else as_constant(value)
 
 
 def _one_tensor(var: relax.Var) -> bool:

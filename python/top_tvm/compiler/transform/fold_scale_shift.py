@@ -7,7 +7,6 @@ convolution ends as one convolution with one bias, and a pre-activation chain as
 
 from __future__ import annotations
 
-import numpy as np
 import tvm
 from tvm import relax
 
@@ -15,6 +14,7 @@ from top_tvm.compiler.transform.rewriter import (
     Array,
     Expr,
     Rewriter,
+    as_constant,
     constant,
     is_call,
     per_channel,
@@ -43,7 +43,7 @@ class _FoldScaleShift(Rewriter):
             assert weight is not None
             scaled = weight * scale.reshape(-1, 1, 1, 1)
             return relax.Call(
-                feeding.op, [feeding.args[0], relax.const(scaled.astype(weight.dtype))], feeding.attrs, feeding.ty_args
+                feeding.op, [feeding.args[0], as_constant(scaled.astype(weight.dtype))], feeding.attrs, feeding.ty_args
             )
         if feeding is not None and is_call(feeding, "multiply"):
             inner = _operand(feeding, data, swappable=True)
@@ -109,7 +109,7 @@ def _plain(conv: relax.Call) -> bool:
 def _aligned(vector: Array, data: Expr) -> Expr:
     shape = [1] * len(shape_of(data))
     shape[_CHANNEL_AXIS] = -1
-    return relax.const(np.ascontiguousarray(vector.reshape(shape)))
+    return as_constant(vector.reshape(shape))
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldScaleShift")

@@ -21,6 +21,11 @@ Array = npt.NDArray[Any]
 Expr = Any
 
 
+def as_constant(array: Array) -> GenericConst:
+    """Constant of exactly the array's dtype (``relax.const`` alone narrows 64-bit ones)."""
+    return relax.const(np.ascontiguousarray(array), str(array.dtype))
+
+
 def constant(expr: Expr) -> Array | None:
     """Value of a constant expression, or None."""
     return expr.value.numpy() if isinstance(expr, GenericConst) else None  # type: ignore[no-any-return]

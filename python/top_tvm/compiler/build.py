@@ -1,0 +1,231 @@
+"""The whole way from a model to an executable, as one function that a reader can follow."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from top_tvm import __version__
+from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec
+from top_tvm.compiler.assemble import assemble
+from top_tvm.compiler.cache import MeasurementCache
+from top_tvm.compiler.calibrate import calibrate
+from top_tvm.compiler.extract import Extracted, extract
+from top_tvm.compiler.frontend import import_onnx
+from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
+from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
+from top_tvm.compiler.pipeline import cpu_pipeline
+from top_tvm.compiler.profile import Progress, op_costs, profile_ops
+from top_tvm.compiler.session import Session, random_inputs
+from top_tvm.device import host_name
+from top_tvm.errors import ModelError, PartitionError
+from top_tvm.plan import Plan
+from top_tvm.runtime.executable import Executable
+from top_tvm.runtime.native import onednn_module, onednn_version
+
+_LOG = logging.getLogger(__name__)
+# Relax's BlockBuilder is one per process, whatever the thread.
+_TVM_LOCK = threading.Lock()
+_ROUNDS = 5
+_SECONDS_PER_PLAN = 0.4
+# A schedule must beat sequential by more than the noise of the measurement to be preferred.
+_MARGIN = 0.99
+
+Model = str | Path | bytes | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One batch size on its way through the compiler."""
+
+    batch: int
+    name: str
+    extracted: Extracted
+
+
+def build(
+    model: Model,
+    *,
+    target: str = "cpu",
+    partitioner: str = "auto",
+    streams: int = 2,
+    batch_sizes: Sequence[int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: str = "fp32",
+    progress: Progress | None = None,
+) -> Executable:
+    """Compile an ONNX model into a multi-stream executable.
+
+    Parameters
+    ----------
+    model : str, Path, bytes or onnx.ModelProto
+        The model; a path may refer to external data next to it.
+    target : {"cpu"}
+        Device to compile for: the CPU of this machine.
+    partitioner : {"auto", "sequential", "greedy", "list", "ios"}
+        How to cut the graph into stages. ``"auto"`` measures the schedule of every partitioner,
+        interleaved, and keeps the fastest; ``sequential`` is among them, so that a build is never
+        slower than sequential execution of the same kernels.
+    streams : int
+        Number of streams: worker threads, each pinned to a core of its own while cores last.
+    batch_sizes : sequence of int, optional
+        One plan is made per batch size. By default 1, or what the model fixes.
+    shapes : mapping of str to sequence of int, optional
+        Full shapes of inputs with symbolic dimensions other than the leading one.
+    precision : {"fp32"}
+        Arithmetic of the kernels.
+    progress : callable, optional
+        Called with (what, done, total) as work goes on.
+
+    Returns
+    -------
+    Executable
+        Ready to run; save it with :meth:`Executable.save`.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read or uses something unsupported.
+    PartitionError
+        If an option is not one of those above.
+    """
+    _check_options(target, partitioner, streams, batch_sizes, precision)
+    report = progress or (lambda what, done, total: None)
+    batches: Sequence[int | None] = list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
+    with _TVM_LOCK:
+        variants = []
+        for index, batch in enumerate(batches):
+            report("import and optimise the graph", index, len(batches))
+            variants.append(_compile_graph(model, shapes, batch))
+        report("import and optimise the graph", len(batches), len(batches))
+        prim_funcs = {
+            symbol: function
+            for variant in variants
+            for symbol, function in variant.extracted.prim_funcs.items()
+        }
+        report("compile kernels", 0, 1)
+        kernels = compile_kernels(prim_funcs, host_target())
+        report("compile kernels", 1, 1)
+        cache = MeasurementCache(host_name())
+        calibration = calibrate(streams, cache)
+    constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
+    session = Session.open(kernels, constants)
+    plans: dict[int, Plan] = {}
+    profiles: dict[int, tuple[OpProfile, ...]] = {}
+    for variant in variants:
+        graph = variant.extracted.graph
+        times = profile_ops(graph, session, streams, cache, report)
+        costs = op_costs(graph, times, calibration.device, calibration.bandwidth_bytes_per_us)
+        problem = PartitionProblem(tuple(graph.edges()), costs, calibration.device)
+        plans[variant.batch] = _choose_plan(variant, problem, session, partitioner, report)
+        profiles[variant.batch] = tuple(
+            OpProfile(op.name, op.flops, op.nbytes, single_us, gang_us, op.origin)
+            for op, (single_us, gang_us) in zip(graph.ops, times, strict=True)
+        )
+    metadata = _metadata(variants[0].name, plans, target)
+    return Executable(Artifact(metadata, kernels, session.constants, plans, profiles))
+
+
+def _check_options(
+    target: str, partitioner: str, streams: int, batch_sizes: Sequence[int] | None, precision: str
+) -> None:
+    if target != "cpu":
+        raise PartitionError(f"target {target!r} is not supported; there is: 'cpu'")
+    if precision != "fp32":
+        raise PartitionError(f"precision {precision!r} is not supported; there is: 'fp32'")
+    known = ["auto", *PARTITIONERS]
+    if partitioner not in known:
+        raise PartitionError(f"no partitioner {partitioner!r}; there are: {', '.join(known)}")
+    if streams < 1:
+        raise PartitionError(f"streams must be at least 1, not {streams}")
+    for batch in batch_sizes or ():
+        if batch < 1:
+            raise PartitionError(f"batch sizes must be at least 1, not {batch}")
+
+
+def _compile_graph(
+    model: Model, shapes: Mapping[str, Sequence[int]] | None, batch: int | None
+) -> _Variant:
+    imported = import_onnx(model, shapes, batch)
+    module = cpu_pipeline(onednn=onednn_module() is not None)(imported.module)
+    extracted = extract(module, imported.inputs, imported.outputs)
+    if not extracted.graph.ops:
+        raise ModelError(f"{imported.name}: nothing to execute: every output is an input or constant")
+    return _Variant(imported.batch, imported.name, extracted)
+
+
+def _choose_plan(
+    variant: _Variant,
+    problem: PartitionProblem,
+    session: Session,
+    partitioner: str,
+    report: Progress,
+) -> Plan:
+    names = list(PARTITIONERS) if partitioner == "auto" else [partitioner]
+    candidates: dict[str, Schedule] = {}
+    for index, name in enumerate(names):
+        report("partition", index, len(names))
+        schedule = PARTITIONERS[name](problem)
+        if schedule not in candidates.values():
+            candidates[name] = schedule
+    report("partition", len(names), len(names))
+    plans = {
+        name: assemble(
+            variant.extracted.graph,
+            schedule,
+            streams=problem.device.streams,
+            partitioner=name,
+            batch=variant.batch,
+            predicted_us=simulate(problem, schedule).makespan_us,
+        )
+        for name, schedule in candidates.items()
+    }
+    measured = measure_plans(plans, session, report)
+    best = min(plans, key=lambda name: measured[name] * (_MARGIN if name == "sequential" else 1.0))
+    _LOG.info("batch %d: %s of %s", variant.batch, best, measured)
+    return plans[best].with_measured(measured[best])
+
+
+def measure_plans(
+    plans: Mapping[str, Plan], session: Session, report: Progress
+) -> dict[str, float]:
+    """Median time of one run of every plan, in microseconds, measured in turns."""
+    executors = {name: session.executor(plan) for name, plan in plans.items()}
+    inputs = random_inputs(next(iter(plans.values())))
+    runs: dict[str, int] = {}
+    for name, executor in executors.items():
+        once_us = float(np.min(executor.time(inputs, 1, 2)))
+        runs[name] = min(max(int(_SECONDS_PER_PLAN * 1e6 / once_us / _ROUNDS), 2), 100)
+    samples: dict[str, list[Any]] = {name: [] for name in plans}
+    for index in range(_ROUNDS):
+        report("measure plans", index, _ROUNDS)
+        for name, executor in executors.items():
+            samples[name].append(executor.time(inputs, 1, runs[name]))
+    report("measure plans", _ROUNDS, _ROUNDS)
+    return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
+
+
+def _metadata(name: str, plans: Mapping[int, Plan], target: str) -> Metadata:
+    smallest = plans[min(plans)]
+
+    def specs(indices: Sequence[int]) -> tuple[TensorSpec, ...]:
+        tensors = [smallest.tensors[index] for index in indices]
+        return tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
+
+    used = {kernel.library for plan in plans.values() for kernel in plan.kernels}
+    return Metadata(
+        name=name,
+        target=target,
+        cpu_features=used_features(),
+        libraries={"onednn": onednn_version()} if "onednn" in used else {},
+        creator=f"top_tvm {__version__}",
+        inputs=specs(smallest.inputs),
+        outputs=specs(smallest.outputs),
+    )

@@ -1,0 +1,58 @@
+"""Kernels and weights of a model under construction, ready to execute any plan over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from top_tvm import _native
+from top_tvm.plan import ALIGNMENT_BYTES, Plan
+from top_tvm.runtime.native import onednn_module
+
+Array = npt.NDArray[Any]
+
+
+def aligned(array: Array) -> Array:
+    """Contiguous array whose data is 64-byte aligned; a copy unless it is one already."""
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT_BYTES == 0:
+        return array
+    copy: Array = _native.aligned_empty(list(array.shape), str(array.dtype))
+    copy[...] = array
+    return copy
+
+
+@dataclass(frozen=True)
+class Session:
+    """Loaded kernel library and aligned constants, shared by all plans that are tried."""
+
+    library: Any
+    constants: Mapping[str, Array]
+
+    @classmethod
+    def open(cls, kernels: bytes, constants: Mapping[str, Array]) -> Session:
+        """Load a kernel library (``b""`` for none) and align the constants."""
+        library = _native.KernelLibrary(kernels) if kernels else None
+        return cls(library, {key: aligned(array) for key, array in constants.items()})
+
+    def executor(self, plan: Plan) -> Any:
+        """Executor of a plan (``run``, ``time``, ``timeline``)."""
+        used = {tensor.storage for tensor in plan.tensors if tensor.space == "constant"}
+        constants = {key: self.constants[key] for key in used}
+        return _native.Executor(plan, constants, self.library, onednn_module())
+
+
+def random_inputs(plan: Plan, seed: int = 0) -> list[Array]:
+    """Inputs to measure with: normal floats, zero integers (which may be indices)."""
+    generator = np.random.default_rng(seed)
+    inputs = []
+    for index in plan.inputs:
+        tensor = plan.tensors[index]
+        array: Array = np.zeros(tensor.shape, dtype=tensor.dtype)
+        if array.dtype.kind == "f":
+            array[...] = generator.standard_normal(tensor.shape)
+        inputs.append(aligned(array))
+    return inputs
