@@ -54,7 +54,9 @@ def test_path_bytes_and_external_data(tmp_path):
 
 
 def test_open_dimension_names_input_and_dimension():
-    with pytest.raises(ModelError, match=r"dimension 1 \('width'\) of input 'x' has no fixed size.*--shape x="):
+    with pytest.raises(
+        ModelError, match=r"dimension 1 \('width'\) of input 'x' has no fixed size.*--shape x="
+    ):
         import_onnx(relu(("n", "width")))
     assert shape_of(import_onnx(relu(("n", "width")), shapes={"x": (2, 8)})) == (2, 8)
 
@@ -74,7 +76,9 @@ def test_impossible_shapes_are_refused(shapes, batch, message):
 
 
 def test_batch_against_a_fixed_one_is_refused():
-    with pytest.raises(ModelError, match="fixes its batch size at 2, so it cannot be built for batch 4"):
+    with pytest.raises(
+        ModelError, match="fixes its batch size at 2, so it cannot be built for batch 4"
+    ):
         import_onnx(relu((2, 4)), batch=4)
 
 

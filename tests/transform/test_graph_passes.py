@@ -74,7 +74,9 @@ def test_sum_of_stack_becomes_additions():
 
 
 def test_sum_over_another_axis_stays():
-    mod = module((2, 3), lambda b, x: b.emit(relax.op.sum(b.emit(relax.op.stack([x, x], axis=1)), axis=[1])))
+    mod = module(
+        (2, 3), lambda b, x: b.emit(relax.op.sum(b.emit(relax.op.stack([x, x], axis=1)), axis=[1]))
+    )
     tvm.ir.assert_structural_equal(StackSumToAdd(mod), mod)
 
 
@@ -100,7 +102,9 @@ def test_constants_fold_to_what_numpy_says(expression, value):
 
 def test_integer_division_is_not_folded():
     seven, two = relax.const(-7, "int64"), relax.const(2, "int64")
-    mod = module((1,), lambda b, x: b.emit(relax.op.add(b.emit(relax.op.divide(seven, two)), x)), "int64")
+    mod = module(
+        (1,), lambda b, x: b.emit(relax.op.add(b.emit(relax.op.divide(seven, two)), x)), "int64"
+    )
     assert calls(FoldConstants(mod)) == ["divide", "add"]
 
 
@@ -109,7 +113,11 @@ def batch_norm(b, x, channels, seed=3):
     gamma, beta, mean = (generator.standard_normal(channels).astype("float32") for _ in range(3))
     variance = (1 + generator.random(channels)).astype("float32")
     parameters = [relax.const(array) for array in (gamma, beta, mean, variance)]
-    return b.emit(relax.TupleGetItem(b.emit(relax.op.nn.batch_norm(x, *parameters, axis=1, training=False)), 0))
+    return b.emit(
+        relax.TupleGetItem(
+            b.emit(relax.op.nn.batch_norm(x, *parameters, axis=1, training=False)), 0
+        )
+    )
 
 
 def test_batch_norm_becomes_scale_and_shift():
@@ -184,7 +192,9 @@ def test_local_response_normalisation_stays_channels_last():
         y = conv(b, x, 16, 3)
         square = b.emit(relax.op.expand_dims(b.emit(relax.op.multiply(y, y)), [1]))
         pool = b.emit(
-            relax.op.nn.avg_pool3d(square, (5, 1, 1), (1, 1, 1), (2, 0, 0, 2, 0, 0), count_include_pad=True)
+            relax.op.nn.avg_pool3d(
+                square, (5, 1, 1), (1, 1, 1), (2, 0, 0, 2, 0, 0), count_include_pad=True
+            )
         )
         norm = b.emit(relax.op.add(b.emit(relax.op.squeeze(pool, [1])), relax.const(np.float32(1))))
         return b.emit(relax.op.divide(y, norm))

@@ -48,7 +48,9 @@ def described(mod):
                 left += 1
                 continue
             record = json.loads(mod[binding.value.op].attrs[KERNEL_ATTRIBUTE])
-            flags = [name for name in ("bias", "residual", "relu") if record["attributes"][name] == [1]]
+            flags = [
+                name for name in ("bias", "residual", "relu") if record["attributes"][name] == [1]
+            ]
             found.append((record["symbol"], flags, record["arguments"]))
     return found, left
 
@@ -56,7 +58,9 @@ def described(mod):
 def conv(b, x, out=8, inputs=8):
     weight = const(out, inputs, 3, 3)
     return b.emit(
-        relax.op.nn.conv2d(x, weight, padding=(1, 1, 1, 1), data_layout="NHWC", kernel_layout="OIHW")
+        relax.op.nn.conv2d(
+            x, weight, padding=(1, 1, 1, 1), data_layout="NHWC", kernel_layout="OIHW"
+        )
     )
 
 
@@ -158,7 +162,9 @@ def test_concat_is_lowered_along_any_axis(axis):
     x = RNG.standard_normal((2, 3, 4)).astype("float32")
 
     def run(m):
-        vm = relax.VirtualMachine(tvm.compile(m, target=tvm.target.Target({"kind": "llvm"})), tvm.cpu())
+        vm = relax.VirtualMachine(
+            tvm.compile(m, target=tvm.target.Target({"kind": "llvm"})), tvm.cpu()
+        )
         return vm["main"](tvm.runtime.tensor(x)).numpy()
 
     assert "concat(" not in after["main"].script().replace("cls.concat", "")

@@ -157,7 +157,9 @@ def _compile_graph(
     module = cpu_pipeline(onednn=onednn_module() is not None)(imported.module)
     extracted = extract(module, imported.inputs, imported.outputs)
     if not extracted.graph.ops:
-        raise ModelError(f"{imported.name}: nothing to execute: every output is an input or constant")
+        raise ModelError(
+            f"{imported.name}: nothing to execute: every output is an input or constant"
+        )
     return _Variant(imported.batch, imported.name, extracted)
 
 

@@ -1,8 +1,8 @@
 """Measure what synchronisation costs on this device, and how much memory bandwidth it has.
 
-Tiny kernels in chains give the cost of a call, of a wait across streams and of gathering all streams
-(slopes, so that the constant cost of a run drops out and is known, too); two big copies at a time
-give the bandwidth that concurrent ops share.
+Tiny kernels in chains give the cost of a call, of a wait across streams and of gathering all
+streams (slopes, so that the constant cost of a run drops out and is known, too); big copies at the
+same time give the bandwidth that concurrent ops share.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def calibrate(streams: int, cache: MeasurementCache) -> Calibration:
 
 
 def _measure(streams: int) -> dict[str, object]:
-    kernels = compile_kernels({f"step{size}": _step(size) for size in (64, _COPY_FLOATS)}, host_target())
+    kernels = compile_kernels(
+        {f"step{size}": _step(size) for size in (64, _COPY_FLOATS)}, host_target()
+    )
     session = Session.open(kernels, {})
     one = [(0, 1)] * _LONG
     across = [(index % 2, 1) for index in range(_LONG)]
@@ -75,7 +77,7 @@ def _step(size: int) -> tvm.tirx.PrimFunc:
 def _line(
     session: Session, streams: int, places: Sequence[tuple[int, int]]
 ) -> tuple[float, float, float]:
-    """Time per op and constant time of a run, and the kernel's own time, for a chain of tiny ops."""
+    """Time per op of a chain of tiny ops, constant time of a run, and the kernel's own time."""
     short = _executor(session, streams, places[:_SHORT], 64, chain=True)
     long = _executor(session, streams, places, 64, chain=True)
     short_us = min(float(np.median(short[0].time(short[1], 20, 100))) for _ in range(_ROUNDS))
@@ -102,7 +104,9 @@ def _executor(
     storages = [Storage("input", f"x{index}", nbytes) for index in range(first_output)]
     last = [count - 1] if chain else range(count)
     storages += [
-        Storage("output", f"y{index}", nbytes) if index in last else Storage("intermediate", "", nbytes)
+        Storage("output", f"y{index}", nbytes)
+        if index in last
+        else Storage("intermediate", "", nbytes)
         for index in range(count)
     ]
     graph = OpGraph(
@@ -126,7 +130,8 @@ def _executor(
         output_names=tuple(f"y{index}" for index in last),
     )
     schedule = tuple(
-        Placement(index, index, 0, stream, threads) for index, (stream, threads) in enumerate(places)
+        Placement(index, index, 0, stream, threads)
+        for index, (stream, threads) in enumerate(places)
     )
     plan = assemble(graph, schedule, streams=streams, partitioner="calibration")
     return session.executor(plan), random_inputs(plan)

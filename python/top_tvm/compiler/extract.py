@@ -109,7 +109,9 @@ class _Extractor:
         if isinstance(expr, (relax.Var, relax.Tuple, relax.TupleGetItem, GenericConst)):
             return self._resolve(expr)
         operator = expr.op.name if isinstance(expr, relax.Call) else type(expr).__name__
-        raise ModelError(f"no kernel for {operator} with result {var.ty}; it cannot be compiled yet")
+        raise ModelError(
+            f"no kernel for {operator} with result {var.ty}; it cannot be compiled yet"
+        )
 
     def _resolve(self, expr: Any) -> Any:
         if isinstance(expr, relax.Tuple):
@@ -163,7 +165,9 @@ class _Extractor:
     ) -> tuple[int, ...]:
         name = f"{stem}_{len(self.ops)}"
         results = tuple(
-            self._new_value(name if len(types) == 1 else f"{name}.{index}", type_, "intermediate", "")
+            self._new_value(
+                name if len(types) == 1 else f"{name}.{index}", type_, "intermediate", ""
+            )
             for index, type_ in enumerate(types)
         )
         touched = {self.values[value].storage for value in (*arguments, *results)}
@@ -195,13 +199,17 @@ class _Extractor:
 
     def _view(self, var: relax.Var, source: Any) -> int:
         value = self.values[self._resolve(source)]
-        self.values.append(Value(f"{value.name}:{len(self.values)}", value.dtype, shape_of(var), value.storage))
+        self.values.append(
+            Value(f"{value.name}:{len(self.values)}", value.dtype, shape_of(var), value.storage)
+        )
         return len(self.values) - 1
 
     def _constant(self, expr: GenericConst) -> int:
         if expr not in self.env:
             array = expr.value.numpy()
-            digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()[:24]
+            digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()[
+                :24
+            ]
             key = f"c{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
             self.constants[key] = array
             self.env[expr] = self._new_value(f"{key}:{len(self.values)}", expr.ty, "constant", key)

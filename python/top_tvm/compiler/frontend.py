@@ -1,4 +1,4 @@
-"""ONNX in, Relax out: shapes fixed, shape arithmetic folded, unsupported operators named at once."""
+"""ONNX in, Relax out: shapes fixed, shape arithmetic folded, unsupported operators named."""
 
 from __future__ import annotations
 
@@ -83,34 +83,41 @@ def fix_shapes(
     for given in shapes:
         if given not in known:
             raise ModelError(f"{name}: no input {given!r}; the inputs are: {', '.join(known)}")
-    batches = []
     for value in inputs:
-        dims = value.type.tensor_type.shape.dim
-        if not value.type.HasField("tensor_type"):
-            raise ModelError(f"{name}: input {value.name!r} is not a tensor")
-        wanted = shapes.get(value.name)
-        symbolic_batch = bool(dims) and not dims[0].dim_value
-        if wanted is not None:
-            _apply_shape(name, value, tuple(wanted))
-        if symbolic_batch and (batch is not None or wanted is None):
-            dims[0].dim_value = 1 if batch is None else batch
-        for position, dim in enumerate(dims):
-            if dim.dim_value <= 0:
-                label = dim.dim_param or "unknown"
-                raise ModelError(
-                    f"{name}: dimension {position} ({label!r}) of input {value.name!r} has no fixed size; "
-                    f"give the whole shape: shapes={{{value.name!r}: (...)}} or --shape {value.name}=1,..."
-                )
-        if dims:
-            batches.append(int(dims[0].dim_value))
-    result = batches[0] if batches else 1
+        _fix_shape(name, value, shapes.get(value.name), batch)
+    leading = [value.type.tensor_type.shape.dim[0].dim_value for value in inputs if _rank(value)]
+    result = int(leading[0]) if leading else 1
     if batch is not None and result != batch:
         raise ModelError(
-            f"{name}: the model fixes its batch size at {result}, so it cannot be built for batch {batch}; "
-            "export it with a symbolic leading dimension"
+            f"{name}: the model fixes its batch size at {result}, so it cannot be built for "
+            f"batch {batch}; export it with a symbolic leading dimension"
         )
     del model.graph.value_info[:]
     return result
+
+
+def _rank(value: onnx.ValueInfoProto) -> int:
+    return len(value.type.tensor_type.shape.dim)
+
+
+def _fix_shape(
+    name: str, value: onnx.ValueInfoProto, wanted: Sequence[int] | None, batch: int | None
+) -> None:
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"{name}: input {value.name!r} is not a tensor")
+    dims = value.type.tensor_type.shape.dim
+    symbolic_batch = bool(dims) and not dims[0].dim_value
+    if wanted is not None:
+        _apply_shape(name, value, tuple(wanted))
+    if symbolic_batch and (batch is not None or wanted is None):
+        dims[0].dim_value = 1 if batch is None else batch
+    for position, dim in enumerate(dims):
+        if dim.dim_value <= 0:
+            raise ModelError(
+                f"{name}: dimension {position} ({dim.dim_param or 'unknown'!r}) of input "
+                f"{value.name!r} has no fixed size; give the whole shape: "
+                f"shapes={{{value.name!r}: (...)}} or --shape {value.name}=1,..."
+            )
 
 
 def _apply_shape(name: str, value: onnx.ValueInfoProto, wanted: tuple[int, ...]) -> None:
@@ -118,7 +125,8 @@ def _apply_shape(name: str, value: onnx.ValueInfoProto, wanted: tuple[int, ...])
     dims = tensor.shape.dim
     if tensor.HasField("shape") and len(dims) != len(wanted):
         raise ModelError(
-            f"{name}: input {value.name!r} has {len(dims)} dimensions, the shape given has {len(wanted)}"
+            f"{name}: input {value.name!r} has {len(dims)} dimensions, "
+            f"the shape given has {len(wanted)}"
         )
     if not tensor.HasField("shape"):
         for _ in wanted:
@@ -130,7 +138,9 @@ def _apply_shape(name: str, value: onnx.ValueInfoProto, wanted: tuple[int, ...])
                 f"in the model, not {size}"
             )
         if size <= 0:
-            raise ModelError(f"{name}: dimension {position} of input {value.name!r} must be positive, not {size}")
+            raise ModelError(
+                f"{name}: dimension {position} of input {value.name!r} must be positive, not {size}"
+            )
         dim.dim_value = size
 
 
@@ -151,8 +161,14 @@ def check_operators(model: onnx.ModelProto, name: str) -> None:
         if (node.domain, node.op_type) in local:
             continue
         if node.domain not in _STANDARD_DOMAINS or node.op_type not in supported:
-            label = node.op_type if node.domain in _STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
-            missing.setdefault(label, []).append(node.name or (node.output[0] if node.output else "?"))
+            label = (
+                node.op_type
+                if node.domain in _STANDARD_DOMAINS
+                else f"{node.domain}.{node.op_type}"
+            )
+            missing.setdefault(label, []).append(
+                node.name or (node.output[0] if node.output else "?")
+            )
     if missing:
         lines = [
             f"{label} ({len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes[:3])}"
@@ -203,7 +219,9 @@ def import_onnx(
     try:
         module = from_onnx(model, keep_params_in_input=False)
     except Exception as error:  # the importer raises whatever its converters raise
-        raise ModelError(f"{name}: TVM's importer cannot convert the model: {_first_line(error)}") from error
+        raise ModelError(
+            f"{name}: TVM's importer cannot convert the model: {_first_line(error)}"
+        ) from error
     main = module["main"]
     if len(main.params) != len(remaining):
         raise ModelError(f"{name}: {len(remaining)} inputs became {len(main.params)} parameters")

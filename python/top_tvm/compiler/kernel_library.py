@@ -41,9 +41,7 @@ def host_target() -> tvm.target.Target:
     return tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
 
 
-def compile_kernels(
-    prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.Target
-) -> bytes:
+def compile_kernels(prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> bytes:
     """Compile kernels to an ELF shared library.
 
     Parameters
@@ -79,5 +77,7 @@ def compile_kernels(
         library = path.read_bytes()
     wanted = {name.decode() for name in re.findall(rb"\x00(__TVM[A-Za-z0-9_]+)(?=\x00)", library)}
     if unknown := sorted(wanted - KNOWN_CALLBACKS):
-        raise ModelError(f"kernels need functions of TVM's runtime that top_tvm lacks: {', '.join(unknown)}")
+        raise ModelError(
+            f"kernels need functions of TVM's runtime that top_tvm lacks: {', '.join(unknown)}"
+        )
     return library

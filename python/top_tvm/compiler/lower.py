@@ -1,4 +1,4 @@
-"""A partition written back into Relax: ``main`` calls one private function per group, stage by stage.
+"""A partition written back into Relax: ``main`` calls one private function per group, in order.
 
 The result runs in TVM's own VM. Nothing of the executor takes part in that, so equal results prove
 that the partition kept the semantics of the model.
@@ -19,7 +19,9 @@ from top_tvm.compiler.transform.dispatch_library import composite_call
 Expr = Any
 
 
-def lower(module: tvm.IRModule, extracted: Extracted, schedule: Sequence[Placement]) -> tvm.IRModule:
+def lower(
+    module: tvm.IRModule, extracted: Extracted, schedule: Sequence[Placement]
+) -> tvm.IRModule:
     """Write a schedule as a Relax module.
 
     Parameters
@@ -132,7 +134,7 @@ class _Lowering:
         return []
 
     def _emit(self, expr: Expr, env: dict[Expr, Expr]) -> Expr:
-        """Re-create an expression in the current function; views are repeated where they are read."""
+        """Re-create an expression in the current function; repeat views where they are read."""
         if isinstance(expr, relax.Var):
             if expr not in env:
                 env[expr] = self._emit(self.definitions[expr], env)
@@ -140,13 +142,17 @@ class _Lowering:
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self._emit(field, env) for field in expr.fields])
         if isinstance(expr, relax.TupleGetItem):
-            return self.builder.emit(relax.TupleGetItem(self._emit(expr.tuple_value, env), expr.index))
+            return self.builder.emit(
+                relax.TupleGetItem(self._emit(expr.tuple_value, env), expr.index)
+            )
         if isinstance(expr, relax.Call):
             return self._emit_call(expr, env)
         return expr
 
     def _emit_call(self, call: relax.Call, env: dict[Expr, Expr]) -> relax.Var:
-        arguments = [self._emit(argument, env) for argument in call.args if not _is_global(argument)]
+        arguments = [
+            self._emit(argument, env) for argument in call.args if not _is_global(argument)
+        ]
         if isinstance(call.op, tvm.ir.Op):  # call_tir(kernel, arguments, out_ty)
             kernel = self._carry(call.args[0].name_hint, self.module[call.args[0]])
             types = list(call.ty_args)
@@ -154,7 +160,9 @@ class _Lowering:
         function, inner = composite_call(self.module[call.op])
         position = {param: index for index, param in enumerate(self.module[call.op].params)}
         target = self._carry(call.op.name_hint, self._plain(function))
-        return self.builder.emit(relax.Call(target, [arguments[position[arg]] for arg in inner.args]))
+        return self.builder.emit(
+            relax.Call(target, [arguments[position[arg]] for arg in inner.args])
+        )
 
     def _plain(self, function: relax.Function) -> relax.Function:
         """A composite as an ordinary private function over carried-over kernels."""

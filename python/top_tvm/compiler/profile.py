@@ -1,8 +1,8 @@
 """Measure every op on the device, on one thread and on all, and keep the results.
 
-Ops are timed where they will run: inside the executor, in the order of the model, with the caches in
-the state that the op before left behind. One plan executes everything on stream 0 with one thread
-per op, another everything on all streams; the executor's own time stamps give the time of each op.
+Ops are timed where they will run: inside the executor, in the order of the model, with the caches
+in the state that the op before left behind. One plan executes everything on stream 0 with one
+thread per op, another everything on all streams; the executor's time stamps give each op's time.
 """
 
 from __future__ import annotations
@@ -56,9 +56,15 @@ def profile_ops(
     keys = [f"{op.fingerprint}/{streams}" for op in graph.ops]
     if any(cache.get(key) is None for key in keys):
         single = _measure(graph, session, streams, gang=False, progress=progress)
-        gang = _measure(graph, session, streams, gang=True, progress=progress) if streams > 1 else single
+        gang = (
+            _measure(graph, session, streams, gang=True, progress=progress)
+            if streams > 1
+            else single
+        )
         _remember(graph.ops, keys, single, gang, cache)
-    return tuple(_times(op, cache.get(key), streams) for op, key in zip(graph.ops, keys, strict=True))
+    return tuple(
+        _times(op, cache.get(key), streams) for op, key in zip(graph.ops, keys, strict=True)
+    )
 
 
 def op_costs(
@@ -87,7 +93,7 @@ def op_costs(
 def _measure(
     graph: OpGraph, session: Session, streams: int, *, gang: bool, progress: Progress
 ) -> list[float]:
-    """Median over rounds of each op's median, all ops in one form (single where there is no gang)."""
+    """Median over rounds of each op's median, all ops in one form where they have it."""
     schedule = [
         Placement(index, index, 0, 0, streams if gang and op.kernel.moldable else 1)
         for index, op in enumerate(graph.ops)
@@ -119,7 +125,9 @@ def _remember(
     samples: dict[str, list[tuple[float, float]]] = {}
     for key, single_us, gang_us in zip(keys, single, gang, strict=True):
         samples.setdefault(key, []).append((single_us, gang_us))
-    cache.update({key: [float(t) for t in np.median(times, axis=0)] for key, times in samples.items()})
+    cache.update(
+        {key: [float(t) for t in np.median(times, axis=0)] for key, times in samples.items()}
+    )
 
 
 def _times(op: Op, entry: Sequence[float], streams: int) -> tuple[float, float]:

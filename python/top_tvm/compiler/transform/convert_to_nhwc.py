@@ -1,10 +1,10 @@
 """Run convolutions and everything between them channels-last.
 
-oneDNN's NHWC convolutions reach 94-100 % of peak, its NCHW ones 20-75 %, so the whole graph between
-the first and the last convolution moves to NHWC. Each new variable carries the permutation that
-leads back to its original layout; a call that understands the permuted layout consumes it, any other
-makes the original layout reappear by one transpose (a free reshape where only one axis is not 1).
-Relax's ``ConvertLayout`` leaves hundreds of transposes on these models (242 on DenseNet-121).
+oneDNN's NHWC convolutions reach 94-100 % of peak, its NCHW ones 20-75 %, so the whole graph from
+the first to the last convolution moves to NHWC. Each new variable carries the permutation that
+leads back to its original layout; a call that understands the permuted layout consumes it, any
+other makes the original layout reappear by one transpose (a free reshape where no element moves).
+Relax's ``ConvertLayout`` leaves hundreds of transposes on such models (242 on DenseNet-121).
 """
 
 from __future__ import annotations
@@ -28,7 +28,17 @@ from top_tvm.compiler.transform.rewriter import (
 _UNARY = {
     f"relax.{name}"
     for name in (
-        *("nn.relu", "nn.relu6", "nn.gelu", "nn.silu", "nn.leakyrelu", "sigmoid", "tanh", "exp", "log"),
+        *(
+            "nn.relu",
+            "nn.relu6",
+            "nn.gelu",
+            "nn.silu",
+            "nn.leakyrelu",
+            "sigmoid",
+            "tanh",
+            "exp",
+            "log",
+        ),
         *("sqrt", "rsqrt", "negative", "abs", "clip", "erf", "floor", "ceil", "round", "astype"),
     )
 }
@@ -40,7 +50,7 @@ _POOLS = {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_p
 _REDUCTIONS = {"relax.mean", "relax.sum", "relax.max", "relax.min"}
 
 TO_NHWC = (0, 2, 3, 1)
-# A 4-D tensor with a unit axis inserted at 1, as the importer's local response normalisation has it.
+# NHWC with a unit axis inserted at 1: the importer's local response normalisation pools there.
 _TO_N1HWC = (0, 1, 3, 4, 2)
 
 
@@ -167,7 +177,9 @@ def _pool2d(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
     if name not in _POOLS or attributes.layout != "NCHW":
         return None
     if is_call(call, "nn.adaptive_avg_pool2d"):
-        size = [int(extent) for extent in attributes.output_size] if attributes.output_size else None
+        size = (
+            [int(extent) for extent in attributes.output_size] if attributes.output_size else None
+        )
         return relax.op.nn.adaptive_avg_pool2d(call.args[0], size, layout="NHWC"), TO_NHWC
     pool = relax.op.nn.max_pool2d if is_call(call, "nn.max_pool2d") else relax.op.nn.avg_pool2d
     pooled = pool(
@@ -215,6 +227,6 @@ def _pool3d_or_squeeze(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ..
 
 
 @tvm.transform.module_pass(opt_level=0, name="ConvertToNHWC")
-def ConvertToNHWC(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def ConvertToNHWC(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Move 2-D convolutions and what lies between them to NHWC."""
     return relax.transform.DeadCodeElimination()(_ConvertToNHWC()(module))

@@ -55,6 +55,6 @@ class _DecomposeBatchNorm(Rewriter):
 
 
 @tvm.transform.module_pass(opt_level=0, name="DecomposeBatchNorm")
-def DecomposeBatchNorm(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def DecomposeBatchNorm(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Turn inference batch normalisation into a scale and a shift."""
     return _DecomposeBatchNorm()(module)

@@ -115,24 +115,31 @@ def _is(var: relax.Var, expr: Expr | None, names: Any) -> bool:
 
 
 @tvm.transform.module_pass(opt_level=0, name="DispatchOneDNN")
-def DispatchOneDNN(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def DispatchOneDNN(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Wrap what oneDNN executes as one primitive into private functions."""
-    fuse = relax.transform.FuseOpsByPattern(_patterns(), bind_constants=False, annotate_codegen=True)
+    fuse = relax.transform.FuseOpsByPattern(
+        _patterns(), bind_constants=False, annotate_codegen=True
+    )
     return fuse(module)
 
 
 @tvm.transform.module_pass(opt_level=0, name="DispatchViews")
-def DispatchViews(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def DispatchViews(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Wrap reshapes into private functions that only rename memory."""
     patterns = [
-        (f"view.{name}", is_op(f"relax.{name}")(wildcard(), *([wildcard()] if name == "reshape" else [])))
+        (
+            f"view.{name}",
+            is_op(f"relax.{name}")(wildcard(), *([wildcard()] if name == "reshape" else [])),
+        )
         for name in RESHAPES
     ]
-    return relax.transform.FuseOpsByPattern(patterns, bind_constants=False, annotate_codegen=True)(module)
+    return relax.transform.FuseOpsByPattern(patterns, bind_constants=False, annotate_codegen=True)(
+        module
+    )
 
 
 @tvm.transform.module_pass(opt_level=0, name="DescribeLibraryCalls")
-def DescribeLibraryCalls(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def DescribeLibraryCalls(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Attach library, primitive, attributes and argument order to the dispatched functions."""
     module = module.clone()
     for name, function in module.functions_items():

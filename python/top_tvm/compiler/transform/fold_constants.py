@@ -1,7 +1,7 @@
 """Evaluate calls whose arguments are all constant, in NumPy.
 
-Relax's own ``FoldConstant`` compiles and runs a TVM kernel per call: 10 to 40 s on bigger models for
-reshapes and transposes that NumPy does in microseconds. Operators outside the table stay.
+Relax's own ``FoldConstant`` compiles and runs a TVM kernel per call: 10 to 40 s on bigger models
+for reshapes and transposes that NumPy does in microseconds. Operators outside the table stay.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def evaluate(call: relax.Call, shape: tuple[int, ...]) -> Array | None:
     if name in _RESHAPES:
         return first.reshape(shape)
     if name == "relax.permute_dims":
-        return np.transpose(first, [int(axis) for axis in call.attrs.axes] if call.attrs.axes else None)
+        return np.transpose(
+            first, [int(axis) for axis in call.attrs.axes] if call.attrs.axes else None
+        )
     if name == "relax.broadcast_to":
         return np.broadcast_to(first, shape)
     if name == "relax.astype":
@@ -78,6 +80,6 @@ def _one_tensor(var: relax.Var) -> bool:
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstants")
-def FoldConstants(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def FoldConstants(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Fold constant reshapes, transposes, casts and arithmetic."""
     return _FoldConstants()(module)

@@ -1,8 +1,8 @@
 """Merge per-channel scales and shifts, and fold them into the convolution that feeds them.
 
 With per-channel constants, ``conv(x, w) * s = conv(x, w * s)`` and ``(y + b) * s = y * s + b * s``.
-Applied in order of the bindings, a chain of batch normalisation and Caffe-style scale-shift behind a
-convolution ends as one convolution with one bias, and a pre-activation chain as one multiply-add.
+Applied in order of the bindings, a chain of batch normalisation and Caffe-style scale-shift behind
+a convolution ends as one convolution with one bias, a pre-activation chain as one multiply-add.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class _FoldScaleShift(Rewriter):
             operand = _operand(call, original, swappable=True)
             if operand is not None:
                 data, vector = operand
-                return self._scale(data, vector) if is_call(call, "multiply") else self._shift(data, vector)
+                return (
+                    self._scale(data, vector)
+                    if is_call(call, "multiply")
+                    else self._shift(data, vector)
+                )
         return call
 
     def _scale(self, data: Expr, scale: Array) -> Expr:
@@ -43,7 +47,10 @@ class _FoldScaleShift(Rewriter):
             assert weight is not None
             scaled = weight * scale.reshape(-1, 1, 1, 1)
             return relax.Call(
-                feeding.op, [feeding.args[0], as_constant(scaled.astype(weight.dtype))], feeding.attrs, feeding.ty_args
+                feeding.op,
+                [feeding.args[0], as_constant(scaled.astype(weight.dtype))],
+                feeding.attrs,
+                feeding.ty_args,
             )
         if feeding is not None and is_call(feeding, "multiply"):
             inner = _operand(feeding, data, swappable=True)
@@ -94,9 +101,10 @@ def _operand(call: relax.Call, result: Expr, *, swappable: bool) -> tuple[Expr, 
         pairs.append((call.args[1], call.args[0]))
     for data, other in pairs:
         vector = per_channel(other, shape[_CHANNEL_AXIS], _CHANNEL_AXIS, len(shape))
-        if vector is not None and vector.dtype.kind == "f" and constant(data) is None:
-            if shape_of(data) == shape:
-                return data, vector
+        if vector is None or vector.dtype.kind != "f" or constant(data) is not None:
+            continue
+        if shape_of(data) == shape:
+            return data, vector
     return None
 
 
@@ -113,6 +121,6 @@ def _aligned(vector: Array, data: Expr) -> Expr:
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldScaleShift")
-def FoldScaleShift(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def FoldScaleShift(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Fold per-channel scales and shifts into convolutions and into each other."""
     return relax.transform.DeadCodeElimination()(_FoldScaleShift()(module))

@@ -70,6 +70,6 @@ class _LowerConcat(Rewriter):
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerConcat")
-def LowerConcat(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def LowerConcat(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Lower concatenations to copies of contiguous rows."""
     return _LowerConcat()(module)

@@ -137,7 +137,9 @@ def _bindings(function: relax.Function) -> list[relax.VarBinding]:
     bindings = [binding for block in blocks for binding in block.bindings]
     for binding in bindings:
         if not isinstance(binding, relax.VarBinding):
-            raise ModelError("dynamic shape checks (match_cast) are left in the model; fix its shapes")
+            raise ModelError(
+                "dynamic shape checks (match_cast) are left in the model; fix its shapes"
+            )
     return bindings
 
 

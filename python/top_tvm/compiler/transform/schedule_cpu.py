@@ -1,9 +1,9 @@
-"""Schedule every TIR kernel for the CPU: inline, parallelise the outer loops, vectorise the inner one.
+"""Schedule every TIR kernel for the CPU: inline, parallelise outer loops, vectorise the inner one.
 
 ``FuseTIR`` only puts loops next to each other; unscheduled, a fused ``add + relu`` allocates its
-intermediate and runs scalar. Three shapes of kernel are told apart: elementwise (all loops spatial),
-reductions over outer axes such as channels-last pooling (the innermost spatial axis becomes the
-vector and stays inside the reduction), and the rest, which is only parallelised.
+intermediate and runs scalar. Three shapes of kernel are told apart: elementwise (all loops
+spatial), reductions over outer axes such as channels-last pooling (the innermost spatial axis
+becomes the vector and stays inside the reduction), and the rest, which is only parallelised.
 """
 
 from __future__ import annotations
@@ -54,7 +54,12 @@ def _schedule_block(schedule: Schedule, block: SBlockInfo) -> None:
         _parallelise(schedule, [loops[index] for index in spatial], None, 0)
         return
     chunk, lane = schedule.split(loops[inner], [None, VECTOR_LANES])
-    order = [*(loops[index] for index in outer), chunk, *(loops[index] for index in reduction), lane]
+    order = [
+        *(loops[index] for index in outer),
+        chunk,
+        *(loops[index] for index in reduction),
+        lane,
+    ]
     schedule.reorder(*order)
     schedule.vectorize(lane)
     schedule.parallel(schedule.fuse(*(loops[index] for index in outer), chunk))
@@ -69,7 +74,9 @@ def _vectorise(schedule: Schedule, loop: object, extent: int) -> None:
         schedule.vectorize(lane)
 
 
-def _parallelise(schedule: Schedule, outer: list[object], inner: object | None, extent: int) -> None:
+def _parallelise(
+    schedule: Schedule, outer: list[object], inner: object | None, extent: int
+) -> None:
     if outer:
         schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
     elif inner is not None and extent % VECTOR_LANES != 0 and extent > 1:
@@ -77,7 +84,7 @@ def _parallelise(schedule: Schedule, outer: list[object], inner: object | None, 
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleCPU")
-def ScheduleCPU(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def ScheduleCPU(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Schedule the PrimFuncs that ``main`` calls; those inside library functions never run."""
     module = module.clone()
     for block in module["main"].body.blocks:

@@ -23,13 +23,15 @@ class _StackSumToAdd(Rewriter):
         stack = self.source(call.args[0])
         if stack is None or not is_call(stack, "stack") or int(stack.attrs.axis) != 0:
             return call
-        return reduce(lambda left, right: relax.op.add(self.emit(left), right), stack.args[0].fields)
+        return reduce(
+            lambda left, right: relax.op.add(self.emit(left), right), stack.args[0].fields
+        )
 
     def emit(self, expr: Expr) -> relax.Var:
         return expr if isinstance(expr, relax.Var) else super().emit(expr)
 
 
 @tvm.transform.module_pass(opt_level=0, name="StackSumToAdd")
-def StackSumToAdd(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:  # noqa: N802
+def StackSumToAdd(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Turn the importer's form of ONNX ``Sum`` into additions."""
     return relax.transform.DeadCodeElimination()(_StackSumToAdd()(module))
