@@ -5,24 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import tvm
 
 from top_tvm import __version__
 from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
-from top_tvm.compiler.calibrate import calibrate
+from top_tvm.compiler.calibrate import Calibration, calibrate
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
-from top_tvm.compiler.profile import Progress, op_costs, profile_ops
+from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session, random_inputs
 from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
@@ -42,12 +43,24 @@ Model = str | Path | bytes | onnx.ModelProto
 
 
 @dataclass(frozen=True)
-class _Variant:
-    """One batch size on its way through the compiler."""
+class Variant:
+    """One batch size of a model: the optimised Relax module and what was read off it."""
 
     batch: int
     name: str
+    module: tvm.IRModule
     extracted: Extracted
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A model with compiled kernels, before any schedule is chosen."""
+
+    variants: tuple[Variant, ...]
+    kernels: bytes
+    session: Session
+    calibration: Calibration
+    cache: MeasurementCache
 
 
 def build(
@@ -97,40 +110,76 @@ def build(
         If an option is not one of those above.
     """
     _check_options(target, partitioner, streams, batch_sizes, precision)
-    report = progress or (lambda what, done, total: None)
+    report = progress or ignore_progress
+    compilation = compile_model(
+        model, streams=streams, batch_sizes=batch_sizes, shapes=shapes, progress=report
+    )
+    plans: dict[int, Plan] = {}
+    profiles: dict[int, tuple[OpProfile, ...]] = {}
+    names = list(PARTITIONERS) if partitioner == "auto" else [partitioner]
+    for variant in compilation.variants:
+        problem = measure_ops(compilation, variant, report)
+        plans[variant.batch] = _fastest_plan(compilation, variant, problem, names, report)
+        profiles[variant.batch] = tuple(
+            OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin)
+            for op, cost in zip(variant.extracted.graph.ops, problem.costs, strict=True)
+        )
+    metadata = _metadata(compilation.variants[0].name, plans, target)
+    constants = compilation.session.constants
+    return Executable(Artifact(metadata, compilation.kernels, constants, plans, profiles))
+
+
+def compile_model(
+    model: Model,
+    *,
+    streams: int = 2,
+    batch_sizes: Sequence[int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress = ignore_progress,
+) -> Compilation:
+    """Import, optimise and compile the kernels of a model for every batch size.
+
+    Parameters are those of :func:`build`; so are the errors.
+    """
     batches: Sequence[int | None] = list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
     with _TVM_LOCK:
         variants = []
         for index, batch in enumerate(batches):
-            report("import and optimise the graph", index, len(batches))
+            progress("optimise the graph", index, len(batches))
             variants.append(_compile_graph(model, shapes, batch))
-        report("import and optimise the graph", len(batches), len(batches))
-        prim_funcs = {
-            symbol: function
-            for variant in variants
-            for symbol, function in variant.extracted.prim_funcs.items()
-        }
-        report("compile kernels", 0, 1)
+        progress("optimise the graph", len(batches), len(batches))
+        prim_funcs = {k: f for variant in variants for k, f in variant.extracted.prim_funcs.items()}
+        progress("compile kernels", 0, 1)
         kernels = compile_kernels(prim_funcs, host_target())
-        report("compile kernels", 1, 1)
+        progress("compile kernels", 1, 1)
         cache = MeasurementCache(host_name())
         calibration = calibrate(streams, cache)
     constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
     session = Session.open(kernels, constants)
-    plans: dict[int, Plan] = {}
-    profiles: dict[int, tuple[OpProfile, ...]] = {}
-    for variant in variants:
-        graph = variant.extracted.graph
-        times = profile_ops(graph, session, streams, cache, report)
-        costs = op_costs(graph, times, calibration.device, calibration.bandwidth_bytes_per_us)
-        problem = PartitionProblem(tuple(graph.edges()), costs, calibration.device)
-        plans[variant.batch] = _choose_plan(variant, problem, session, partitioner, report)
-        profiles[variant.batch] = tuple(
-            OpProfile(op.name, op.flops, op.nbytes, single_us, gang_us, op.origin)
-            for op, (single_us, gang_us) in zip(graph.ops, times, strict=True)
-        )
-    metadata = _metadata(variants[0].name, plans, target)
-    return Executable(Artifact(metadata, kernels, session.constants, plans, profiles))
+    return Compilation(tuple(variants), kernels, session, calibration, cache)
+
+
+def measure_ops(
+    compilation: Compilation, variant: Variant, progress: Progress = ignore_progress
+) -> PartitionProblem:
+    """What a partitioner solves: the dependencies of the ops and their measured costs."""
+    graph, calibration = variant.extracted.graph, compilation.calibration
+    device = calibration.device
+    times = profile_ops(graph, compilation.session, device.streams, compilation.cache, progress)
+    costs = op_costs(graph, times, device, calibration.bandwidth_bytes_per_us)
+    return PartitionProblem(tuple(graph.edges()), costs, device)
+
+
+def make_plan(variant: Variant, problem: PartitionProblem, name: str, schedule: Schedule) -> Plan:
+    """Plan of a schedule, with the time that the simulator predicts."""
+    return assemble(
+        variant.extracted.graph,
+        schedule,
+        streams=problem.device.streams,
+        partitioner=name,
+        batch=variant.batch,
+        predicted_us=simulate(problem, schedule).makespan_us,
+    )
 
 
 def _check_options(
@@ -152,47 +201,35 @@ def _check_options(
 
 def _compile_graph(
     model: Model, shapes: Mapping[str, Sequence[int]] | None, batch: int | None
-) -> _Variant:
+) -> Variant:
     imported = import_onnx(model, shapes, batch)
     module = cpu_pipeline(onednn=onednn_module() is not None)(imported.module)
     extracted = extract(module, imported.inputs, imported.outputs)
     if not extracted.graph.ops:
-        raise ModelError(
-            f"{imported.name}: nothing to execute: every output is an input or constant"
-        )
-    return _Variant(imported.batch, imported.name, extracted)
+        raise ModelError(f"{imported.name}: nothing to run: every output is an input or constant")
+    return Variant(imported.batch, imported.name, module, extracted)
 
 
-def _choose_plan(
-    variant: _Variant,
+def _fastest_plan(
+    compilation: Compilation,
+    variant: Variant,
     problem: PartitionProblem,
-    session: Session,
-    partitioner: str,
+    names: Sequence[str],
     report: Progress,
 ) -> Plan:
-    names = list(PARTITIONERS) if partitioner == "auto" else [partitioner]
-    candidates: dict[str, Schedule] = {}
+    """Measure the schedules of the named partitioners and keep the fastest."""
+    schedules: dict[str, Schedule] = {}
     for index, name in enumerate(names):
         report("partition", index, len(names))
         schedule = PARTITIONERS[name](problem)
-        if schedule not in candidates.values():
-            candidates[name] = schedule
+        if schedule not in schedules.values():
+            schedules[name] = schedule
     report("partition", len(names), len(names))
-    plans = {
-        name: assemble(
-            variant.extracted.graph,
-            schedule,
-            streams=problem.device.streams,
-            partitioner=name,
-            batch=variant.batch,
-            predicted_us=simulate(problem, schedule).makespan_us,
-        )
-        for name, schedule in candidates.items()
-    }
-    measured = measure_plans(plans, session, report)
+    plans = {name: make_plan(variant, problem, name, s) for name, s in schedules.items()}
+    measured = measure_plans(plans, compilation.session, report)
     best = min(plans, key=lambda name: measured[name] * (_MARGIN if name == "sequential" else 1.0))
-    _LOG.info("batch %d: %s of %s", variant.batch, best, measured)
-    return plans[best].with_measured(measured[best])
+    _LOG.info("batch %d: %s is the fastest of %s", variant.batch, best, measured)
+    return replace(plans[best], measured_us=measured[best])
 
 
 def measure_plans(

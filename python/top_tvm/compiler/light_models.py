@@ -1,9 +1,9 @@
 """The nine real architectures inside the onnx wheel, with seeded random weights.
 
 The wheel ships them "light": every weight is a ``ConstantOfShape`` node, so every output is the
-same constant and a wrong kernel would go unnoticed. Here each such node becomes a random initializer of
-the shape it stands for: He-scaled for convolutions and matmuls (He et al., 2015, arXiv:1502.01852),
-near the identity for batch normalisation and scale-shift pairs.
+same constant and a wrong kernel would go unnoticed. Here each such node becomes a random
+initializer of the shape it stands for: He-scaled for convolutions and matmuls (He et al., 2015,
+arXiv:1502.01852), near the identity for batch normalisation and scale-shift pairs.
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ _SECONDS_PER_FORM = 1.0
 _MIN_REPEATS, _MAX_REPEATS = 4, 40
 
 
+def ignore_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
 def profile_ops(
     graph: OpGraph,
     session: Session,
