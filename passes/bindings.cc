@@ -66,6 +66,7 @@ Problem make_problem(int num_ops, const Edges& edges, const std::vector<CostFiel
 Schedule to_valid_schedule(const Problem& problem, const std::vector<PlacementFields>& placements) {
   Schedule schedule = to_schedule(placements);
   validate_schedule(problem.graph, schedule, problem.device.streams, problem.names);
+  check_forms(problem, schedule);
   return schedule;
 }
 

@@ -13,17 +13,20 @@
 //   connected, hence sequential: the graph falls apart there into *blocks*, solved in order.
 // * Time depends on the stage, not on the state it extends: it is computed once per set of ops.
 //
+// The solution by levels (each level one stage) bounds the search from above, the critical path and
+// the mean load of the ops left bound it from below: what cannot win is not extended.
+//
 // Limits as in the paper: r ops per group and s groups per concurrent stage. The search is bounded
-// too: a block that would need more than its share of the stages is split where few values cross.
+// too: a block that would need more than its share of the stages is split between two levels where
+// few values cross, down to single levels if need be. So the result is never worse than `greedy`.
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <limits>
-#include <numeric>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "passes/blocks.h"
 #include "passes/op_set.h"
 #include "passes/partition.h"
 #include "passes/stages.h"
@@ -33,6 +36,7 @@ namespace top {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kRounding = 1e-9;  // of sums of times, relative
 
 // Kind of the last stage of a state.
 enum Kind { kConcurrent = 0, kSequential = 1 };
@@ -81,12 +85,20 @@ class BlockSearch {
       }
       single_us_.push_back(call_us(problem, ops[i], false));
       faster_us_.push_back(call_us(problem, ops[i], prefers_gang(problem, ops[i])));
+      load_us_.push_back(std::min(single_us_[i], streams() * call_us(problem, ops[i], true)));
     }
+    path_us_ = faster_us_;
+    for (int i = num_ops() - 1; i >= 0; --i) path_us_[i] += path_us(succs_[i]);
   }
 
   // `begin` holds the cost of everything before the block, by kind of the stage it ends with;
-  // `first` says that there is nothing before. False when the stages did not suffice.
+  // `first` says that there is nothing before. Improves on `result`, a solution of the block. False
+  // when the stages did not suffice.
   bool solve(const KindCosts& begin, bool first, BlockResult* result) {
+    // An end of the worse kind still wins if it saves the barrier to the next block.
+    bound_us_ = std::min(result->costs[kConcurrent], result->costs[kSequential]) +
+                barrier_us(problem_.device);
+    bound_us_ *= 1 + kRounding;
     by_size_.assign(num_ops() + 1, {});
     State& empty = states_[state_of(OpSet{})];
     empty.costs = begin;
@@ -97,15 +109,19 @@ class BlockSearch {
         const double barrier = first && size == 0 ? 0 : barrier_us(problem_.device);
         base_us_ = std::min(state.costs[kConcurrent], state.costs[kSequential]) + barrier;
         const OpSet ready = ready_ops(state.done);
+        left_us_ = load_us(OpSet::first(num_ops()) - state.done) / streams();
+        if (base_us_ - barrier + std::max(left_us_, path_us(ready)) > bound_us_) continue;
         extend_sequentially(state, ready, barrier);
         extend_concurrently(state.done, Partial{}, ready);
         if (stages_left_ <= 0) return false;
       }
     }
     const int full = state_of(OpSet::first(num_ops()));
-    result->costs = states_[full].costs;
     for (Kind kind : {kConcurrent, kSequential}) {
-      if (result->costs[kind] < kInfinity) result->paths[kind] = trace(full, kind);
+      if (states_[full].costs[kind] < result->costs[kind]) {
+        result->costs[kind] = states_[full].costs[kind];
+        result->paths[kind] = trace(full, kind);
+      }
     }
     return true;
   }
@@ -125,6 +141,24 @@ class BlockSearch {
   };
 
   int num_ops() const { return static_cast<int>(ops_.size()); }
+
+  int streams() const { return problem_.device.streams; }
+
+  // Least stream time that the ops need together.
+  double load_us(OpSet ops) const {
+    double total_us = 0;
+    for (; !ops.empty(); ops.pop_front()) total_us += load_us_[ops.front()];
+    return total_us;
+  }
+
+  // Longest path from any of the ops to the end of the block.
+  double path_us(OpSet ops) const {
+    double longest_us = 0;
+    for (; !ops.empty(); ops.pop_front()) {
+      longest_us = std::max(longest_us, path_us_[ops.front()]);
+    }
+    return longest_us;
+  }
 
   int state_of(const OpSet& done) {
     const auto [found, added] = index_.try_emplace(done, static_cast<int>(states_.size()));
@@ -188,7 +222,10 @@ class BlockSearch {
       const OpSet after = done | next.ops;
       const int groups = static_cast<int>(next.groups.size());
       if (groups > 1 && groups <= max_groups_) {
-        relax(after, kConcurrent, base_us_ + concurrent_us(next), base_kind());
+        const double cost_us = base_us_ + concurrent_us(next);
+        if (cost_us + left_us_ - load_us(next.ops) / streams() <= bound_us_) {
+          relax(after, kConcurrent, cost_us, base_kind());
+        }
       }
       OpSet next_ready = ready;
       for (OpSet succs = succs_[op]; !succs.empty(); succs.pop_front()) {
@@ -223,7 +260,7 @@ class BlockSearch {
     return found->second = timer_.concurrent_us(bins_);
   }
 
-  // In the order of their first ops, so that LPT breaks ties alike however a stage was built.
+  // In the order of their first ops, so that the time does not depend on how a stage was built.
   static void sort_groups(std::vector<OpSet>* groups) {
     std::sort(groups->begin(), groups->end(),
               [](const OpSet& a, const OpSet& b) { return a.front() < b.front(); });
@@ -278,92 +315,31 @@ class BlockSearch {
   std::vector<OpSet> preds_;
   std::vector<OpSet> succs_;
   std::vector<double> single_us_;
-  std::vector<double> faster_us_;
+  std::vector<double> faster_us_;  // in the faster form
+  std::vector<double> load_us_;    // stream time in the form that needs less of it
+  std::vector<double> path_us_;    // from the start of the op to the end of the block
   StageTimer timer_;
 
   std::vector<State> states_;
   std::vector<std::vector<int>> by_size_;
   std::unordered_map<OpSet, int, OpSetHash> index_;
   std::unordered_map<OpSet, double, OpSetHash> times_;
-  int current_ = 0;     // state being extended
-  double base_us_ = 0;  // its cost with a barrier behind it
+  int current_ = 0;              // state being extended
+  double base_us_ = 0;           // its cost with a barrier behind it
+  double left_us_ = 0;           // mean load per stream of what it leaves to do
+  double bound_us_ = kInfinity;  // what costs more cannot win
   std::vector<double> group_us_;
   std::vector<std::vector<int>> bins_;
 };
 
-// Length of the longest path to every op.
-std::vector<int> levels_of(const Graph& graph) {
-  std::vector<int> level(graph.num_ops, 0);
-  for (int op = 0; op < graph.num_ops; ++op) {
-    for (int pred : graph.preds[op]) level[op] = std::max(level[op], level[pred] + 1);
-  }
-  return level;
-}
-
-// Cuts the graph wherever every op before the cut precedes every op behind it; returns the blocks
-// in order, each by level. Such a cut lies between two levels. It is one if every op of the level
-// behind it uses directly every op before it that no op before it uses.
-std::vector<std::vector<int>> split_blocks(const Graph& graph) {
-  const std::vector<int> level = levels_of(graph);
-  const int num_levels = graph.num_ops ? *std::max_element(level.begin(), level.end()) + 1 : 0;
-  std::vector<int> first_use(graph.num_ops, num_levels);  // level of the first user
-  std::vector<int> open(num_levels + 1, 0);  // ops up to a level that none up to it uses
-  for (int op = 0; op < graph.num_ops; ++op) {
-    for (int succ : graph.succs[op]) first_use[op] = std::min(first_use[op], level[succ]);
-    ++open[level[op]];
-    --open[first_use[op]];
-  }
-  std::partial_sum(open.begin(), open.end(), open.begin());
-  std::vector<char> cut_before(num_levels, true);
-  for (int op = 0; op < graph.num_ops; ++op) {
-    const auto opens_here = [&](int pred) { return first_use[pred] == level[op]; };
-    const auto used = std::count_if(graph.preds[op].begin(), graph.preds[op].end(), opens_here);
-    if (level[op] > 0 && used != open[level[op] - 1]) cut_before[level[op]] = false;
-  }
-
-  std::vector<std::vector<int>> ops_of_level(num_levels);
-  for (int op = 0; op < graph.num_ops; ++op) ops_of_level[level[op]].push_back(op);
-  std::vector<std::vector<int>> blocks;
-  for (int at = 0; at < num_levels; ++at) {
-    if (cut_before[at]) blocks.emplace_back();
-    blocks.back().insert(blocks.back().end(), ops_of_level[at].begin(), ops_of_level[at].end());
-  }
-  return blocks;
-}
-
-// Where to split a block in two: of the positions in its middle third, the one that the fewest
-// values cross; of those the most central.
-size_t split_position(const Graph& graph, const std::vector<int>& ops) {
-  const int size = static_cast<int>(ops.size());
-  std::unordered_map<int, int> position;
-  for (int i = 0; i < size; ++i) position[ops[i]] = i;
-  std::vector<int> crossing(size + 1, 0);  // values computed before a position, used behind it
-  for (int i = 0; i < size; ++i) {
-    int last_use = i;
-    for (int succ : graph.succs[ops[i]]) {
-      const auto found = position.find(succ);
-      if (found != position.end()) last_use = std::max(last_use, found->second);
-    }
-    if (last_use == i) continue;
-    ++crossing[i + 1];
-    --crossing[last_use + 1];
-  }
-  std::partial_sum(crossing.begin(), crossing.end(), crossing.begin());
-  int best = size / 2;
-  for (int at = std::max(1, size / 3); at <= size - std::max(1, size / 3); ++at) {
-    const auto rank = [&](int p) { return std::make_pair(crossing[p], std::abs(2 * p - size)); };
-    if (rank(at) < rank(best)) best = at;
-  }
-  return static_cast<size_t>(best);
-}
-
-// Solves a sequence of ops block after block, splitting what is too big.
+// Solves the graph block after block, splitting what is too big.
 class Search {
  public:
-  Search(const Problem& problem, const IosLimits& limits) : problem_(problem), limits_(limits) {}
+  Search(const Problem& problem, const IosLimits& limits)
+      : problem_(problem), limits_(limits), timer_(problem) {}
 
   std::vector<Stage> run() {
-    for (const std::vector<int>& block : split_blocks(problem_.graph)) solve(block);
+    for (const Levels& block : split_blocks(problem_.graph)) solve(block);
     std::vector<Stage> stages;  // backwards
     Kind kind = cheaper(costs_);
     for (auto result = results_.rbegin(); result != results_.rend(); ++result) {
@@ -376,33 +352,75 @@ class Search {
   }
 
  private:
-  // Suffices for every block of 8 ops: it has at most 3^8 pairs of a down-set and a stage.
-  static constexpr int64_t kMinStages = 3 * 6561;
-
-  void solve(const std::vector<int>& ops) {
+  void solve(const Levels& levels) {
+    BlockResult result = by_levels(levels);
+    std::vector<int> ops;
+    for (const std::vector<int>& level : levels) ops.insert(ops.end(), level.begin(), level.end());
+    std::sort(ops.begin(), ops.end());  // the order in which groups are numbered
     if (ops.size() <= OpSet::kCapacity) {
-      BlockResult result;
       BlockSearch search(problem_, ops, limits_, share_of(ops));
-      if (search.solve(costs_, results_.empty(), &result)) {
-        costs_ = result.costs;
-        results_.push_back(std::move(result));
-        return;
-      }
+      if (search.solve(costs_, results_.empty(), &result)) return append(std::move(result));
     }
-    const auto middle =
-        ops.begin() + static_cast<std::ptrdiff_t>(split_position(problem_.graph, ops));
-    solve({ops.begin(), middle});
-    solve({middle, ops.end()});
+    if (levels.size() == 1) return append(std::move(result));
+    const auto [head, tail] = split_levels(problem_.graph, levels);
+    solve(head);
+    solve(tail);
+  }
+
+  void append(BlockResult result) {
+    costs_ = result.costs;
+    results_.push_back(std::move(result));
+  }
+
+  // The best solution in which every level is one stage, concurrent or sequential.
+  BlockResult by_levels(const Levels& levels) {
+    BlockResult best;
+    best.costs = costs_;
+    for (Kind kind : {kConcurrent, kSequential}) best.paths[kind].begin_kind = kind;
+    bool first = results_.empty();
+    for (const std::vector<int>& level : levels) {
+      const double barrier = first ? 0 : barrier_us(problem_.device);
+      first = false;
+      std::vector<double> single_us;
+      double sequential_us = 0;
+      for (int op : level) {
+        single_us.push_back(call_us(problem_, op, false));
+        sequential_us += call_us(problem_, op, prefers_gang(problem_, op));
+      }
+      const std::vector<int> stream_of = pack_groups(single_us, problem_.device.streams);
+      std::vector<std::vector<int>> streams(problem_.device.streams);
+      for (size_t i = 0; i < level.size(); ++i) streams[stream_of[i]].push_back(level[i]);
+
+      BlockResult next;
+      const auto extend = [&](Kind kind, KindCosts costs, double stage_us, Stage stage) {
+        const Kind from = cheaper(costs);
+        next.costs[kind] = costs[from] + stage_us;
+        next.paths[kind] = best.paths[from];
+        next.paths[kind].stages.push_back(std::move(stage));
+      };
+      const KindCosts costs = best.costs;
+      extend(kSequential, {costs[kConcurrent] + barrier, costs[kSequential]}, sequential_us,
+             Stage{{level}});
+      if (level.size() > 1) {
+        Stage stage;
+        for (int op : level) stage.groups.push_back({op});
+        extend(kConcurrent, {costs[kConcurrent] + barrier, costs[kSequential] + barrier},
+               timer_.concurrent_us(streams), std::move(stage));
+      }
+      best = std::move(next);
+    }
+    return best;
   }
 
   int64_t share_of(const std::vector<int>& ops) const {
     if (limits_.max_stages <= 0) return std::numeric_limits<int64_t>::max();
     const double share = static_cast<double>(ops.size()) / problem_.graph.num_ops;
-    return std::max(kMinStages, static_cast<int64_t>(limits_.max_stages * share));
+    return std::max(int64_t{1}, static_cast<int64_t>(limits_.max_stages * share));
   }
 
   const Problem& problem_;
   const IosLimits limits_;
+  StageTimer timer_;
   // Nothing has run: as after a sequential stage, the first op waits for nothing.
   KindCosts costs_{kInfinity, 0.0};
   std::vector<BlockResult> results_;

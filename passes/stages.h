@@ -9,7 +9,8 @@
 namespace top {
 
 // Groups that run concurrently, each a list of ops in topological order in single-stream form. A
-// stage with one group is *sequential*: it runs on stream 0, every op in its faster form.
+// stage with one group is *sequential*: it runs on stream 0, every op in its faster form. Groups
+// are ordered by their first ops; those that share a stream run in this order.
 struct Stage {
   std::vector<std::vector<int>> groups;
 };

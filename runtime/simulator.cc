@@ -60,11 +60,6 @@ class Run {
     for (int at = 0; at < static_cast<int>(schedule.size()); ++at) {
       const Placement& placement = schedule[at];
       const bool gang = is_gang(placement, streams_);
-      if (gang && std::isinf(problem.costs[placement.op].gang.time_us)) {
-        throw std::invalid_argument(
-            "The schedule gives " + describe_op(placement.op, problem.names) + " " +
-            std::to_string(placement.threads) + " threads, but it has no multi-threaded form.");
-      }
       for (int stream = 0; stream < streams_; ++stream) {
         if (gang || stream == placement.stream) queues_[stream].push_back(at);
       }
@@ -252,8 +247,21 @@ void SharedDevice::update_rates() {
   }
 }
 
+void check_forms(const Problem& problem, const Schedule& schedule) {
+  for (const Placement& placement : schedule) {
+    if (is_gang(placement, problem.device.streams) &&
+        std::isinf(problem.costs[placement.op].gang.time_us)) {
+      throw std::invalid_argument("The schedule gives " + describe_op(placement.op, problem.names) +
+                                  " " + std::to_string(placement.threads) +
+                                  " threads, but it has no multi-threaded form.");
+    }
+  }
+}
+
 Simulation simulate(const Problem& problem, const Schedule& schedule) {
-  return Run(problem, schedule).run();
+  Run run(problem, schedule);  // checks that the schedule fits the graph
+  check_forms(problem, schedule);
+  return run.run();
 }
 
 }  // namespace top

@@ -60,6 +60,9 @@ struct Problem {
 // finite, no time is negative, and demands lie in 0..1; the device must have at least one stream.
 void validate_problem(const Problem& problem);
 
+// Throws std::invalid_argument for a gang call of an op that has no such form. The ops must exist.
+void check_forms(const Problem& problem, const Schedule& schedule);
+
 // Whether the op is faster on all streams than on one, counting the rendezvous.
 bool prefers_gang(const Problem& problem, int op);
 
