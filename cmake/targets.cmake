@@ -1,12 +1,13 @@
-# top_simulator: predicts the time of a plan; used by the partitioners and by the virtual device.
-add_library(top_simulator STATIC runtime/simulator.cc)
+# top_simulator: schedules and the prediction of their time; used by the partitioners and by the
+# virtual device.
+add_library(top_simulator STATIC runtime/schedule.cc runtime/simulator.cc)
 target_include_directories(top_simulator PUBLIC ${CMAKE_SOURCE_DIR})
 
 add_library(top_passes STATIC ${TOP_PASSES_SOURCES})
 target_include_directories(top_passes PUBLIC ${CMAKE_SOURCE_DIR})
 target_link_libraries(top_passes PUBLIC top_simulator)
 
-list(FILTER TOP_RUNTIME_SOURCES EXCLUDE REGEX "simulator\\.cc$")
+list(FILTER TOP_RUNTIME_SOURCES EXCLUDE REGEX "(schedule|simulator)\\.cc$")
 add_library(top_runtime STATIC ${TOP_RUNTIME_SOURCES})
 target_include_directories(top_runtime PUBLIC ${CMAKE_SOURCE_DIR} ${TVM_FFI_DIR}/include)
 target_link_libraries(top_runtime PUBLIC Threads::Threads ${TVM_FFI_DIR}/lib/libtvm_ffi.so ${CMAKE_DL_LIBS})

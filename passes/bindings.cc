@@ -1,0 +1,145 @@
+// Python face of the schedule, the simulator and the partitioners. Everything here releases the GIL
+// while it computes. Errors are std::invalid_argument, that is ValueError in Python.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <tuple>
+#include <utility>
+
+#include "passes/partition.h"
+#include "passes/stages.h"
+#include "runtime/schedule.h"
+#include "runtime/simulator.h"
+
+namespace nb = nanobind;
+
+namespace top {
+
+namespace {
+
+using Edges = std::vector<std::pair<int, int>>;
+// op, stage, group, stream, threads: the fields of Placement in Python's Placement's order.
+using PlacementFields = std::tuple<int, int, int, int, int>;
+// single_us, gang_us, single_bandwidth, gang_bandwidth, single_compute, gang_compute
+using CostFields = std::array<double, 6>;
+// dispatch_us, wait_us, gang_us, run_us
+using OverheadFields = std::array<double, 4>;
+
+Schedule to_schedule(const std::vector<PlacementFields>& placements) {
+  Schedule schedule;
+  schedule.reserve(placements.size());
+  for (const auto& [op, stage, group, stream, threads] : placements) {
+    schedule.push_back({op, stage, group, stream, threads});
+  }
+  return schedule;
+}
+
+std::vector<PlacementFields> from_schedule(const Schedule& schedule) {
+  std::vector<PlacementFields> placements;
+  placements.reserve(schedule.size());
+  for (const Placement& p : schedule) {
+    placements.emplace_back(p.op, p.stage, p.group, p.stream, p.threads);
+  }
+  return placements;
+}
+
+Problem make_problem(int num_ops, const Edges& edges, const std::vector<CostFields>& costs,
+                     int streams, const OverheadFields& overheads,
+                     const std::vector<std::string>& names) {
+  Problem problem{make_graph(num_ops, edges),
+                  {},
+                  Device{streams, overheads[0], overheads[1], overheads[2], overheads[3]},
+                  names};
+  for (const CostFields& c : costs) {
+    problem.costs.push_back({OpForm{c[0], c[2], c[4]}, OpForm{c[1], c[3], c[5]}});
+  }
+  validate_problem(problem);
+  return problem;
+}
+
+// Checks everything that the simulator and the plan rely on.
+Schedule to_valid_schedule(const Problem& problem, const std::vector<PlacementFields>& placements) {
+  Schedule schedule = to_schedule(placements);
+  validate_schedule(problem.graph, schedule, problem.device.streams, problem.names);
+  check_forms(problem, schedule);
+  return schedule;
+}
+
+}  // namespace
+
+void bind_partition(nb::module_& m) {
+  using ReleaseGil = nb::call_guard<nb::gil_scoped_release>;
+
+  m.def(
+      "derive_waits",
+      [](int num_ops, const Edges& edges, const std::vector<PlacementFields>& placements,
+         int streams) {
+        return derive_waits(make_graph(num_ops, edges), to_schedule(placements), streams);
+      },
+      nb::arg("num_ops"), nb::arg("edges"), nb::arg("placements"), nb::arg("streams"), ReleaseGil(),
+      "Positions in the schedule for which each call must wait, latest first.");
+
+  nb::class_<Problem>(m, "Problem", "A graph with its costs and device, checked once.")
+      .def(
+          "__init__",
+          [](Problem* self, int num_ops, const Edges& edges, const std::vector<CostFields>& costs,
+             int streams, const OverheadFields& overheads, const std::vector<std::string>& names) {
+            new (self) Problem(make_problem(num_ops, edges, costs, streams, overheads, names));
+          },
+          nb::arg("num_ops"), nb::arg("edges"), nb::arg("costs"), nb::arg("streams"),
+          nb::arg("overheads"), nb::arg("names"))
+      .def(
+          "validate_schedule",
+          [](const Problem& problem, const std::vector<PlacementFields>& placements) {
+            to_valid_schedule(problem, placements);
+          },
+          nb::arg("placements"), ReleaseGil())
+      .def(
+          "assign_stages",
+          [](const Problem& problem, const std::vector<PlacementFields>& placements) {
+            Schedule schedule = to_schedule(placements);
+            assign_stages(problem.graph, problem.device.streams, &schedule);
+            return from_schedule(schedule);
+          },
+          nb::arg("placements"), ReleaseGil())
+      .def(
+          "simulate",
+          [](const Problem& problem, const std::vector<PlacementFields>& placements) {
+            Simulation result = simulate(problem, to_schedule(placements));
+            return std::make_tuple(result.makespan_us, std::move(result.start_us),
+                                   std::move(result.end_us));
+          },
+          nb::arg("placements"), ReleaseGil(), "Makespan, and start and end per op.")
+      .def(
+          "staged_objective",
+          [](const Problem& problem, const std::vector<PlacementFields>& placements) {
+            return staged_objective(problem, to_valid_schedule(problem, placements));
+          },
+          nb::arg("placements"), ReleaseGil())
+      .def(
+          "sequential",
+          [](const Problem& problem) { return from_schedule(partition_sequential(problem)); },
+          ReleaseGil())
+      .def(
+          "greedy", [](const Problem& problem) { return from_schedule(partition_greedy(problem)); },
+          ReleaseGil())
+      .def(
+          "list_schedule",
+          [](const Problem& problem) { return from_schedule(partition_list(problem)); },
+          ReleaseGil())
+      .def(
+          "ios",
+          [](const Problem& problem, int max_group_ops, int max_groups, int64_t max_stages) {
+            return from_schedule(
+                partition_ios(problem, IosLimits{max_group_ops, max_groups, max_stages}));
+          },
+          nb::arg("max_group_ops"), nb::arg("max_groups"), nb::arg("max_stages"), ReleaseGil(),
+          "Limits of 0 mean none.");
+}
+
+}  // namespace top

@@ -1,0 +1,33 @@
+from collections.abc import Sequence
+
+_PlacementFields = tuple[int, int, int, int, int]
+
+def derive_waits(
+    num_ops: int,
+    edges: Sequence[tuple[int, int]],
+    placements: Sequence[_PlacementFields],
+    streams: int,
+) -> list[list[int]]: ...
+
+class Problem:
+    def __init__(
+        self,
+        num_ops: int,
+        edges: Sequence[tuple[int, int]],
+        costs: Sequence[tuple[float, float, float, float, float, float]],
+        streams: int,
+        overheads: tuple[float, float, float, float],
+        names: Sequence[str],
+    ) -> None: ...
+    def validate_schedule(self, placements: Sequence[_PlacementFields]) -> None: ...
+    def assign_stages(self, placements: Sequence[_PlacementFields]) -> list[_PlacementFields]: ...
+    def simulate(
+        self, placements: Sequence[_PlacementFields]
+    ) -> tuple[float, list[float], list[float]]: ...
+    def staged_objective(self, placements: Sequence[_PlacementFields]) -> float: ...
+    def sequential(self) -> list[_PlacementFields]: ...
+    def greedy(self) -> list[_PlacementFields]: ...
+    def list_schedule(self) -> list[_PlacementFields]: ...
+    def ios(
+        self, max_group_ops: int, max_groups: int, max_stages: int
+    ) -> list[_PlacementFields]: ...
