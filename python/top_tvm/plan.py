@@ -8,11 +8,32 @@ JSON-serialisable and checked by :meth:`Plan.validate` when it is made and again
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from top_tvm.errors import PlanError
+from top_tvm.strict_json import StrictJSONError, decode, encode, parse
+
 PLAN_FORMAT = 1
 ALIGNMENT_BYTES = 64
+
+# Element types that plans and artifacts know, by NumPy name, with their size in bytes.
+DTYPE_BYTES = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+}
 
 Space = Literal["input", "output", "constant", "arena"]
 
@@ -24,7 +45,7 @@ class Tensor:
     Attributes
     ----------
     name : str
-        Name for people; unique within the plan.
+        Unique within the plan. Inputs and outputs of the model carry their ONNX name.
     dtype : str
         NumPy name of the element type, e.g. ``"float32"``.
     shape : tuple of int
@@ -32,9 +53,10 @@ class Tensor:
     space : {"input", "output", "constant", "arena"}
         Which memory it lies in.
     storage : str
-        ONNX name of the input or output, key of the constant, ``""`` for the arena.
+        ONNX name of the input or output, or key of the constant. In the arena, ``""`` for what a
+        call writes, and for a view (another shape of the same bytes) the name of that tensor.
     offset : int
-        First byte within that memory; a multiple of 64 in the arena.
+        First byte within that memory; a multiple of 64, as every memory starts at one.
     """
 
     name: str
@@ -43,6 +65,11 @@ class Tensor:
     space: Space
     storage: str = ""
     offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -102,7 +129,26 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """A complete static schedule for one batch size."""
+    """A complete static schedule for one batch size.
+
+    Attributes
+    ----------
+    batch, streams : int
+        Batch size and number of streams that it was made for.
+    partitioner : str
+        Which partitioner made the schedule.
+    tensors, kernels, calls : tuple
+        What the calls use, and the calls in their global issue order.
+    inputs, outputs : tuple of int
+        Indices into ``tensors``, in the order of the model; their names are the ONNX names. An
+        output that no call computes lies in the memory of an input or constant and is copied.
+    arena_bytes : int
+        Size of the memory that the tensors in space ``"arena"`` share.
+    predicted_us, measured_us : float
+        Time of one run in microseconds by the simulator and on the device; 0 when unknown.
+    format : int
+        Version of this layout.
+    """
 
     batch: int
     streams: int
@@ -116,3 +162,55 @@ class Plan:
     predicted_us: float = 0.0
     measured_us: float = 0.0
     format: int = PLAN_FORMAT
+
+    def validate(self) -> None:
+        """Check that the plan is well-formed, free of data races and deadlocks.
+
+        Raises
+        ------
+        PlanError
+            Naming the tensor or call at fault.
+        """
+        from top_tvm.plan_check import check_plan  # needs the types above
+
+        try:
+            decode(Plan, encode(self))
+        except StrictJSONError as error:
+            raise PlanError(f"plan: {error}") from error
+        check_plan(self)
+
+    def to_json(self) -> str:
+        """Write the plan as JSON, one tensor, kernel or call per line."""
+        return "{\n" + ",\n".join(f" {_member(k, v)}" for k, v in encode(self).items()) + "\n}\n"
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """Read and validate what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        PlanError
+            If the text is not JSON, has missing or unknown keys or other types than this version
+            writes, or describes a plan that is not valid.
+        """
+        from top_tvm.plan_check import check_plan
+
+        try:
+            document = parse(text)
+            if isinstance(document, dict) and document.get("format", PLAN_FORMAT) != PLAN_FORMAT:
+                raise PlanError(
+                    f"plan: format {document['format']!r:.40} is not supported; this version of "
+                    f"top_tvm reads format {PLAN_FORMAT}: build the model again"
+                )
+            plan = decode(Plan, document)
+        except StrictJSONError as error:
+            raise PlanError(f"plan: {error}") from error
+        check_plan(plan)
+        return plan
+
+
+def _member(key: str, value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        items = ",\n  ".join(map(json.dumps, value))
+        return f'"{key}": [\n  {items}\n ]'
+    return f'"{key}": {json.dumps(value)}'

@@ -1,0 +1,175 @@
+"""Checks that a plan is well-formed: indices, sizes, schedule, the memory of inputs and outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from top_tvm.errors import PlanError
+from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES, PLAN_FORMAT, Call, Plan, Tensor
+from top_tvm.plan_races import check_races
+
+MAX_STREAMS = 1024
+MAX_BYTES = 2**62  # of one memory: sums of two sizes stay within 64 bits
+
+
+def check_plan(plan: Plan) -> None:
+    """Check a plan whose fields already have the declared types.
+
+    Raises
+    ------
+    PlanError
+        Naming the tensor or call at fault.
+    """
+    _check_numbers(plan)
+    _check_tensors(plan)
+    _check_boundary(plan)
+    for index, call in enumerate(plan.calls):
+        _check_call(plan, index, call)
+    _check_schedule(plan.calls)
+    check_races(plan)
+
+
+def _check_numbers(plan: Plan) -> None:
+    if plan.format != PLAN_FORMAT:
+        raise PlanError(f"plan: format is {plan.format}, expected {PLAN_FORMAT}")
+    if plan.batch < 1:
+        raise PlanError(f"plan: batch is {plan.batch}, expected at least 1")
+    if not 1 <= plan.streams <= MAX_STREAMS:
+        raise PlanError(f"plan: streams is {plan.streams}, expected 1 to {MAX_STREAMS}")
+    if not 0 <= plan.arena_bytes <= MAX_BYTES:
+        raise PlanError(f"plan: arena_bytes is {plan.arena_bytes}, expected 0 to {MAX_BYTES}")
+    for name in ("predicted_us", "measured_us"):
+        if not 0 <= getattr(plan, name) < math.inf:
+            raise PlanError(f"plan: {name} is {getattr(plan, name)}, expected a time")
+    for index, kernel in enumerate(plan.kernels):
+        if not kernel.symbol:
+            raise PlanError(f"kernels[{index}]: symbol is empty")
+
+
+def _check_tensors(plan: Plan) -> None:
+    _check_unique((t.name for t in plan.tensors), "tensors")
+    in_arena = {tensor.name for tensor in plan.tensors if tensor.space == "arena"}
+    for index, tensor in enumerate(plan.tensors):
+        place = f"tensors[{index}] ({tensor.name!r})"
+        if tensor.dtype not in DTYPE_BYTES:
+            known = ", ".join(DTYPE_BYTES)
+            raise PlanError(f"{place}: dtype {tensor.dtype!r} is not supported; known: {known}")
+        if any(dim < 0 for dim in tensor.shape):
+            raise PlanError(f"{place}: shape {tensor.shape} has a negative dimension")
+        if tensor.offset < 0 or tensor.offset % ALIGNMENT_BYTES:
+            raise PlanError(
+                f"{place}: offset {tensor.offset} is not a multiple of {ALIGNMENT_BYTES}"
+            )
+        if tensor.offset > MAX_BYTES or tensor.nbytes > MAX_BYTES:
+            raise PlanError(f"{place}: more than {MAX_BYTES} bytes")
+        if tensor.space == "arena":
+            _check_within(place, tensor, plan.arena_bytes)
+            if tensor.storage and tensor.storage not in in_arena:
+                raise PlanError(f"{place}: is a view of {tensor.storage!r}, not an arena tensor")
+        elif not tensor.storage:
+            raise PlanError(f"{place}: storage is empty, but its space is {tensor.space!r}")
+
+
+def _check_boundary(plan: Plan) -> None:
+    """Inputs and outputs are whole memories of their own, and views stay within them."""
+    sizes: dict[tuple[str, str], int] = {}
+    for place, tensor in _tensors_at(plan, "inputs", plan.inputs):
+        if tensor.space != "input":
+            raise PlanError(f"{place}: space is {tensor.space!r}, expected 'input'")
+        if ("input", tensor.storage) in sizes:
+            raise PlanError(f"{place}: input {tensor.storage!r} is listed twice")
+        sizes["input", tensor.storage] = tensor.nbytes
+    for place, tensor in _tensors_at(plan, "outputs", plan.outputs):
+        if tensor.space == "arena":
+            raise PlanError(f"{place}: an output cannot lie in the arena, which is reused")
+        if tensor.space == "output":
+            memory = (tensor.space, tensor.storage)
+            sizes[memory] = max(tensor.nbytes, sizes.get(memory, 0))
+    for index, tensor in enumerate(plan.tensors):
+        if tensor.space in ("input", "output"):
+            place = f"tensors[{index}] ({tensor.name!r})"
+            size = sizes.get((tensor.space, tensor.storage))
+            if size is None:
+                raise PlanError(
+                    f"{place}: {tensor.space} {tensor.storage!r} is not in plan.{tensor.space}s"
+                )
+            _check_within(place, tensor, size)
+
+
+def _check_call(plan: Plan, index: int, call: Call) -> None:
+    place = _place(plan, index)
+    if not 0 <= call.kernel < len(plan.kernels):
+        raise PlanError(f"{place}: kernel {call.kernel} is not in plan.kernels")
+    for argument in call.args:
+        if not 0 <= argument < len(plan.tensors):
+            raise PlanError(f"{place}: argument {argument} is not in plan.tensors")
+    if not 1 <= call.num_outputs <= len(call.args):
+        raise PlanError(
+            f"{place}: num_outputs is {call.num_outputs}, expected 1 to {len(call.args)}"
+        )
+    _check_streams(plan, index, call)
+
+
+def _check_streams(plan: Plan, index: int, call: Call) -> None:
+    place = _place(plan, index)
+    if not 0 <= call.stream < plan.streams:
+        raise PlanError(f"{place}: stream is {call.stream}, expected 0 to {plan.streams - 1}")
+    if call.threads not in (1, plan.streams):
+        raise PlanError(f"{place}: threads is {call.threads}, expected 1 or {plan.streams}")
+    if call.threads > 1 and not plan.kernels[call.kernel].moldable:
+        raise PlanError(f"{place}: threads is {call.threads}, but its kernel is not moldable")
+    for wait in call.waits:
+        if not 0 <= wait < index:
+            raise PlanError(f"{place}: waits for call {wait}, which is not an earlier call")
+        if plan.calls[wait].stream == call.stream:
+            raise PlanError(f"{place}: waits for call {wait}, which is on the same stream")
+
+
+def _check_schedule(calls: Sequence[Call]) -> None:
+    _check_unique((call.op for call in calls), "calls")
+    stage = 0
+    streams: dict[tuple[int, int], int] = {}
+    for index, call in enumerate(calls):
+        place = f"calls[{index}] ({call.op!r})"
+        if call.stage < stage:
+            raise PlanError(f"{place}: stage is {call.stage}, but an earlier call has {stage}")
+        stage = call.stage
+        if call.group < 0:
+            raise PlanError(f"{place}: group is {call.group}, expected at least 0")
+        stream = streams.setdefault((call.stage, call.group), call.stream)
+        if stream != call.stream:
+            raise PlanError(
+                f"{place}: stage {call.stage}, group {call.group} is on stream {stream} and on "
+                f"stream {call.stream}; a group has one stream"
+            )
+
+
+def _place(plan: Plan, index: int) -> str:
+    return f"calls[{index}] ({plan.calls[index].op!r})"
+
+
+def _tensors_at(plan: Plan, member: str, indices: Sequence[int]) -> Iterable[tuple[str, Tensor]]:
+    for position, index in enumerate(indices):
+        if not 0 <= index < len(plan.tensors):
+            raise PlanError(f"{member}[{position}]: tensor {index} is not in plan.tensors")
+        if index in indices[:position]:
+            raise PlanError(f"{member}[{position}]: tensor {index} is listed twice")
+        yield f"{member}[{position}] ({plan.tensors[index].name!r})", plan.tensors[index]
+
+
+def _check_within(place: str, tensor: Tensor, size: int) -> None:
+    if tensor.offset + tensor.nbytes > size:
+        raise PlanError(
+            f"{place}: ends at byte {tensor.offset + tensor.nbytes} of a memory of {size} bytes"
+        )
+
+
+def _check_unique(names: Iterable[str], member: str) -> None:
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            raise PlanError(f"{member}[{index}]: name {name!r} is already that of {seen[name]}")
+        if not name:
+            raise PlanError(f"{member}[{index}]: name is empty")
+        seen[name] = index
