@@ -224,12 +224,11 @@ class _Extractor:
         return len(self.values) - 1
 
     def _claim_outputs(self, outputs: tuple[int, ...], names: tuple[str, ...]) -> None:
-        """Let kernels write straight into results; shared or passed-through ones are copied."""
-        roots = [self.values[value].storage for value in outputs]
-        for root, name in zip(roots, names, strict=True):
-            storage = self.storages[root]
-            if storage.kind == "intermediate" and roots.count(root) == 1:
-                self.storages[root] = Storage("output", name, storage.nbytes)
+        """Let kernels write straight into results; the first of several names owns the memory."""
+        for value, name in zip(outputs, names, strict=True):
+            root = self.values[value].storage
+            if self.storages[root].kind == "intermediate":
+                self.storages[root] = Storage("output", name, self.storages[root].nbytes)
 
 
 def _is_parallel(statement: Any) -> bool:
