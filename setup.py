@@ -25,8 +25,15 @@ def onednn_prefix() -> str:
 
 
 class CMakeBuild(build_ext):
-    def build_extension(self, ext: Extension) -> None:
-        package_dir = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+    """One run of CMake builds the Python module and, where there is oneDNN, its kernels."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        filename = super().get_ext_filename(fullname)
+        # Not a Python module: the runtime loads it by this name.
+        return str(Path(filename).with_name("_onednn.so")) if "_onednn" in fullname else filename
+
+    def build_extensions(self) -> None:
+        package_dir = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve().parent
         build_dir = Path(self.build_temp).resolve()
         build_dir.mkdir(parents=True, exist_ok=True)
         tvm_ffi = importlib.util.find_spec("tvm_ffi")
@@ -52,4 +59,8 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build_dir), "--target", "top_tvm_install"], check=True)
 
 
-setup(ext_modules=[Extension("top_tvm._native", [])], cmdclass={"build_ext": CMakeBuild})
+modules = ["top_tvm._native", *(["top_tvm._onednn"] if onednn_prefix() else [])]
+setup(
+    ext_modules=[Extension(name, []) for name in modules],
+    cmdclass={"build_ext": CMakeBuild},
+)
