@@ -20,7 +20,7 @@ from tvm.s_tir import SBlockRealize
 
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
 from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE
-from top_tvm.compiler.transform.rewriter import is_call, shape_of
+from top_tvm.compiler.transform.rewriter import Expr, as_constant, constant, is_call, shape_of
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
@@ -140,7 +140,10 @@ class _Extractor:
         description = json.loads(function.attrs[KERNEL_ATTRIBUTE])
         symbol = description["symbol"]
         attributes = {name: tuple(value) for name, value in description["attributes"].items()}
-        arguments = tuple(self._resolve(call.args[index]) for index in description["arguments"])
+        expressions = [call.args[index] for index in description["arguments"]]
+        if attributes["bias"] == (1,):
+            expressions[2] = _bias_vector(expressions[2], shape_of(var)[-1])
+        arguments = tuple(self._resolve(expression) for expression in expressions)
         kernel = Kernel("onednn", symbol, attributes, moldable=True)
         weight = self.values[arguments[1]].shape
         if symbol == "conv2d":
@@ -229,6 +232,13 @@ class _Extractor:
             root = self.values[value].storage
             if self.storages[root].kind == "intermediate":
                 self.storages[root] = Storage("output", name, self.storages[root].nbytes)
+
+
+def _bias_vector(bias: Expr, channels: int) -> Expr:
+    """The bias as primitives take it, one value per channel, whatever shape it broadcasts from."""
+    value = constant(bias)
+    assert value is not None, "only constants are dispatched as bias"
+    return as_constant(np.broadcast_to(value.reshape(-1), (channels,)))
 
 
 def _is_parallel(statement: Any) -> bool:
