@@ -12,6 +12,7 @@ from top_tvm.compiler.build import compile_model, make_plan, measure_ops
 from top_tvm.compiler.light_models import LIGHT_MODELS, light_model
 from top_tvm.compiler.lower import lower
 from top_tvm.compiler.partition import PARTITIONERS
+from top_tvm.compiler.session import aligned
 
 BATCH_4 = ("squeezenet", "inception_v1", "shufflenet")
 IN_VM = ("squeezenet", "resnet50", "shufflenet")
@@ -23,7 +24,7 @@ def compiled(name, batch):
     model = light_model(name, batch, seed=5)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     spec = session.get_inputs()[0]
-    x = np.random.default_rng(1).standard_normal(spec.shape).astype("float32")
+    x = aligned(np.random.default_rng(1).standard_normal(spec.shape).astype("float32"))
     expected = session.run(None, {spec.name: x})
     compilation = compile_model(model)
     (variant,) = compilation.variants
@@ -50,7 +51,7 @@ def test_every_partitioner_gives_the_numbers_of_onnx_runtime(name, batch):
         plan = make_plan(variant, problem, partitioner, partition(problem))
         executor = compilation.session.executor(plan)
         for _ in range(2):  # the second run finds the arena dirty
-            assert_close(executor.run([np.ascontiguousarray(x)]), expected)
+            assert_close(executor.run([x]), expected)
 
 
 @pytest.mark.parametrize("name", IN_VM)
