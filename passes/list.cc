@@ -1,15 +1,22 @@
 // Critical-path list scheduling of moldable ops, without barriers.
 //
-// One pass places op after op, on the stream and in the form that seem best, against an estimate of
-// the time: waits, dispatch and rendezvous as the executor pays them, no contention. An op's
-// priority is its rank, the length of the longest path from its start to the end of the graph. Two
-// things are a matter of taste, and which taste is right depends on the graph: a pass is cheap, so
-// all combinations are tried, and the simulator, which knows contention, decides. The sequential
-// schedule is a candidate too.
+// One pass places op after op, on the stream where it ends first, against an estimate of the time:
+// waits, dispatch and rendezvous as the executor pays them, no contention. An op's priority is its
+// rank, the length of the longest path from its start to the end of the graph.
+//
+// An op gets all streams if that lowers the bound on the end of its block (see blocks.h), before
+// which nothing behind the block can start: the longer of the path through the op and the mean load
+// of the streams. After Radulescu and van Gemund, "A Low-Cost Approach towards Mixed Task and Data
+// Parallel Scheduling", ICPP 2001, who bound the whole graph; in a chain of blocks that is blind to
+// the load.
+//
+// A pass is cheap, so four are made, by two orders and with or without gang calls, and the
+// simulator, which knows contention, decides. The sequential schedule is a candidate too.
 #include <algorithm>
 #include <array>
 #include <limits>
 
+#include "passes/blocks.h"
 #include "passes/partition.h"
 
 namespace top {
@@ -24,30 +31,56 @@ enum class Pick {
   kEarliestStart,  // ETF: an op that can start now, the most urgent of those
 };
 
-// When an op occupies all streams.
-enum class Gang {
-  kNever,
-  // If it then ends earlier; good for chains, wasteful where other ops could have used the streams.
-  kEndsEarlier,
-  // If that lowers the bound on the end of everything: the longer of the path through this op and
-  // the mean load of the streams, with all ops to come or just the ready ones (after Radulescu and
-  // van Gemund, "A Low-Cost Approach towards Mixed Task and Data Parallel Scheduling", ICPP 2001).
-  kLowersBoundOfAll,
-  kLowersBoundOfReady,
+// What the passes need to know of every op; the same for all of them.
+struct Outlook {
+  explicit Outlook(const Problem& problem);
+
+  std::vector<double> rank_us;    // path from its start to the end of the graph
+  std::vector<double> behind_us;  // path from its end to the end of its block
+  std::vector<double> load_us;    // stream time in the form that needs less of it
+  std::vector<int> block;
+  int num_blocks;
 };
+
+Outlook::Outlook(const Problem& problem)
+    : rank_us(problem.graph.num_ops, 0.0),
+      behind_us(problem.graph.num_ops, 0.0),
+      load_us(problem.graph.num_ops),
+      block(problem.graph.num_ops) {
+  const std::vector<Levels> blocks = split_blocks(problem.graph);
+  num_blocks = static_cast<int>(blocks.size());
+  for (int index = 0; index < num_blocks; ++index) {
+    for (const std::vector<int>& level : blocks[index]) {
+      for (int op : level) block[op] = index;
+    }
+  }
+  for (int op = problem.graph.num_ops - 1; op >= 0; --op) {
+    const double single_us = call_us(problem, op, false);
+    const double gang_us = call_us(problem, op, true);
+    load_us[op] = std::min(single_us, problem.device.streams * gang_us);
+    for (int succ : problem.graph.succs[op]) {
+      rank_us[op] = std::max(rank_us[op], rank_us[succ]);
+      if (block[succ] != block[op]) continue;
+      const double faster_us = call_us(problem, succ, prefers_gang(problem, succ));
+      behind_us[op] = std::max(behind_us[op], faster_us + behind_us[succ]);
+    }
+    rank_us[op] += prefers_gang(problem, op) ? gang_us : single_us;
+  }
+}
 
 class ListPass {
  public:
-  ListPass(const Problem& problem, const std::vector<double>& rank_us, Pick pick, Gang gang)
+  ListPass(const Problem& problem, const Outlook& outlook, Pick pick, bool use_gangs)
       : problem_(problem),
-        rank_us_(rank_us),
+        outlook_(outlook),
         pick_(pick),
-        gang_(gang),
+        use_gangs_(use_gangs),
         streams_(problem.device.streams),
         free_us_(streams_, 0.0),
         seen_us_(streams_, std::vector<double>(streams_, 0.0)),
         end_us_(problem.graph.num_ops),
-        stream_of_(problem.graph.num_ops) {}
+        stream_of_(problem.graph.num_ops),
+        waiting_us_(outlook.num_blocks, 0.0) {}
 
   Schedule run() {
     const Graph& graph = problem_.graph;
@@ -55,7 +88,7 @@ class ListPass {
     for (int op = 0; op < graph.num_ops; ++op) {
       missing[op] = graph.preds[op].size();
       if (missing[op] == 0) add_ready(op);
-      if (gang_ == Gang::kLowersBoundOfAll) waiting_us_ += call_us(problem_, op, false);
+      waiting_us_[outlook_.block[op]] += outlook_.load_us[op];
     }
     Schedule schedule;
     schedule.reserve(graph.num_ops);
@@ -79,7 +112,6 @@ class ListPass {
     double inputs_us = 0;
     for (int pred : problem_.graph.preds[op]) inputs_us = std::max(inputs_us, end_us_[pred]);
     ready_.push_back({op, inputs_us});
-    if (gang_ == Gang::kLowersBoundOfReady) waiting_us_ += call_us(problem_, op, false);
   }
 
   int pick_next() {
@@ -90,7 +122,8 @@ class ListPass {
         const double b_us = std::max(b.inputs_us, first_free_us);
         if (a_us != b_us) return a_us < b_us;
       }
-      if (rank_us_[a.op] != rank_us_[b.op]) return rank_us_[a.op] > rank_us_[b.op];
+      if (outlook_.rank_us[a.op] != outlook_.rank_us[b.op])
+        return outlook_.rank_us[a.op] > outlook_.rank_us[b.op];
       return a.op < b.op;
     };
     const auto next = std::min_element(ready_.begin(), ready_.end(), before);
@@ -125,9 +158,7 @@ class ListPass {
         stream = candidate;
       }
     }
-    if (gang_ == Gang::kLowersBoundOfAll || gang_ == Gang::kLowersBoundOfReady) {
-      waiting_us_ -= call_us(problem_, op, false);
-    }
+    waiting_us_[outlook_.block[op]] -= outlook_.load_us[op];
     if (wants_gang(op, stream, end_us)) return place_gang(op);
     for (int pred : problem_.graph.preds[op]) {
       double& seen_us = seen_us_[stream][stream_of_[pred]];
@@ -143,17 +174,14 @@ class ListPass {
   }
 
   bool wants_gang(int op, int stream, double single_end_us) const {
-    if (gang_ == Gang::kNever || !prefers_gang(problem_, op)) return false;
+    if (!use_gangs_ || !prefers_gang(problem_, op)) return false;
     const double gang_end_us = gang_end(op);
-    if (gang_ == Gang::kEndsEarlier) return gang_end_us < single_end_us;
-    double load_us = waiting_us_ - free_us_[stream];
+    const double waiting_us = waiting_us_[outlook_.block[op]];
+    double load_us = waiting_us + single_end_us - free_us_[stream];
     for (double free_us : free_us_) load_us += free_us;
-    const double path_us =
-        rank_us_[op] - std::min(call_us(problem_, op, false), call_us(problem_, op, true));
-    const double single_bound_us =
-        std::max(single_end_us + path_us, (load_us + single_end_us) / streams_);
-    const double gang_bound_us =
-        std::max(gang_end_us + path_us, gang_end_us + waiting_us_ / streams_);
+    const double behind_us = outlook_.behind_us[op];
+    const double single_bound_us = std::max(single_end_us + behind_us, load_us / streams_);
+    const double gang_bound_us = gang_end_us + std::max(behind_us, waiting_us / streams_);
     return gang_bound_us < single_bound_us;
   }
 
@@ -167,38 +195,27 @@ class ListPass {
   }
 
   const Problem& problem_;
-  const std::vector<double>& rank_us_;
+  const Outlook& outlook_;
   const Pick pick_;
-  const Gang gang_;
+  const bool use_gangs_;
   const int streams_;
   std::vector<double> free_us_;               // when each stream has done what it has so far
   std::vector<std::vector<double>> seen_us_;  // [stream][source]: up to when it waited for source
   std::vector<double> end_us_;                // per placed op
   std::vector<int> stream_of_;                // per placed op
   std::vector<ReadyOp> ready_;
-  double waiting_us_ = 0;  // load of the ops that count as still to come
+  std::vector<double> waiting_us_;  // per block: load of the ops not placed yet
 };
-
-std::vector<double> ranks(const Problem& problem) {
-  const int num_ops = problem.graph.num_ops;
-  std::vector<double> rank_us(num_ops, 0.0);
-  for (int op = num_ops - 1; op >= 0; --op) {
-    for (int succ : problem.graph.succs[op]) rank_us[op] = std::max(rank_us[op], rank_us[succ]);
-    rank_us[op] += call_us(problem, op, prefers_gang(problem, op));
-  }
-  return rank_us;
-}
 
 }  // namespace
 
 Schedule partition_list(const Problem& problem) {
-  const std::vector<double> rank_us = ranks(problem);
+  const Outlook outlook(problem);
   Schedule best = partition_sequential(problem);
   double best_us = simulate(problem, best).makespan_us;
   for (Pick pick : {Pick::kHighestRank, Pick::kEarliestStart}) {
-    for (Gang gang :
-         {Gang::kNever, Gang::kEndsEarlier, Gang::kLowersBoundOfAll, Gang::kLowersBoundOfReady}) {
-      Schedule schedule = ListPass(problem, rank_us, pick, gang).run();
+    for (bool use_gangs : {true, false}) {
+      Schedule schedule = ListPass(problem, outlook, pick, use_gangs).run();
       const double makespan_us = simulate(problem, schedule).makespan_us;
       if (makespan_us < best_us) {
         best_us = makespan_us;

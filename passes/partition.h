@@ -26,7 +26,7 @@ struct IosLimits {
   int max_group_ops = 3;  // r of the IOS paper: ops per concurrent group
   int max_groups = 8;     // s of the IOS paper: groups per stage
   // Stages tried, for the whole graph. A block that needs more than its share is split in two.
-  int64_t max_stages = 2'000'000;
+  int64_t max_stages = 500'000;
 };
 
 // Dynamic programming over down-sets; minimises staged_objective. See ios.cc.

@@ -21,10 +21,22 @@ settings.load_profile("untimed")
 Edges = tuple[tuple[int, int], ...]
 
 
-def random_edges(rng: random.Random, num_ops: int) -> Edges:
+FAMILIES = ("independent", "chain", "sparse", "dense", "branches", "layers", "series")
+
+
+def random_edges(rng: random.Random, num_ops: int, families: tuple[str, ...] = FAMILIES) -> Edges:
     """A DAG of one of the families that networks are made of."""
     ops = range(num_ops)
-    family = rng.choice(["independent", "chain", "sparse", "dense", "branches", "layers"])
+    family = rng.choice(families)
+    if family == "series":  # two parts, everything in the first before everything in the second
+        middle = rng.randint(0, num_ops)
+        first = random_edges(rng, middle, FAMILIES[:-1])
+        second = random_edges(rng, num_ops - middle, FAMILIES[:-1])
+        return (
+            *first,
+            *itertools.product(range(middle), range(middle, num_ops)),
+            *((producer + middle, consumer + middle) for producer, consumer in second),
+        )
     if family == "independent":
         return ()
     if family == "chain":

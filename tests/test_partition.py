@@ -115,6 +115,18 @@ def test_ios_equals_brute_force(seed: int) -> None:
         assert staged_objective(problem, schedule) == pytest.approx(expected_us), problem
 
 
+def test_ios_ends_a_block_later_where_that_saves_a_barrier() -> None:
+    # Levels as stages, {0, 1} {2, 3, 4}, end the block of the first five ops 0.5 us earlier than
+    # {0 3, 1} and then 2 and 4 in order, which op 5 follows without a barrier of 4 us.
+    first = ((0, 2), (0, 3), (0, 4), (1, 2), (1, 4))
+    costs = tuple(OpCost(single_us) for single_us in (4, 17, 9, 10, 1.5, 14))
+    problem = PartitionProblem(
+        (*first, *((op, 5) for op in range(5))), costs, DeviceModel(3, wait_us=2)
+    )
+    assert staged_objective(problem, ios(problem)) == pytest.approx(17 + 4 + 9 + 1.5 + 14)
+    assert best_staged_us(problem, 6, 6) == pytest.approx(45.5)
+
+
 @pytest.mark.parametrize(("max_group_ops", "max_groups"), [(1, 2), (2, 8), (3, 2)])
 def test_limits_cost_no_more_than_what_they_exclude(max_group_ops: int, max_groups: int) -> None:
     rng = random.Random(max_group_ops)

@@ -63,9 +63,8 @@ def greedy(problem: PartitionProblem) -> Schedule:
 def list_schedule(problem: PartitionProblem) -> Schedule:
     """Critical-path list scheduling of moldable ops, without barriers.
 
-    Several orders and rules for giving an op all streams are tried, the sequential schedule among
-    them, and the one with the least simulated time is returned. Stages are numbered afterwards by
-    :func:`assign_stages`.
+    Two orders with and without gang calls and the sequential schedule are tried, and the one with
+    the least simulated time is returned. Stages are numbered afterwards by :func:`assign_stages`.
     """
     return tuple(Placement(*fields) for fields in problem.native.list_schedule())
 
@@ -75,7 +74,7 @@ def ios(
     *,
     max_group_ops: int | None = 3,
     max_groups: int | None = 8,
-    max_stages: int | None = 2_000_000,
+    max_stages: int | None = 500_000,
 ) -> Schedule:
     """Dynamic programming over down-sets (Ding et al., "IOS", MLSys 2021).
 
