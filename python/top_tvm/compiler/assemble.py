@@ -160,8 +160,8 @@ def _tensors(graph: OpGraph, offsets: dict[int, int]) -> tuple[tuple[Tensor, ...
     inputs = {value: graph.storages[graph.values[value].storage].key for value in graph.inputs}
     taken = {*inputs.values(), *graph.output_names}
     names = dict(inputs)
-    for value, name in zip(graph.outputs, graph.output_names, strict=True):
-        names.setdefault(value, name)
+    for index, name in zip(graph.outputs, graph.output_names, strict=True):
+        names.setdefault(index, name)
     for index, value in enumerate(graph.values):
         if index not in names:
             names[index] = _unused(value.name, taken)
