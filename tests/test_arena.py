@@ -99,13 +99,23 @@ def test_no_buffers() -> None:
     assert _native.plan_arena(2, [(0, 1, [])], []) == ([], 0, 0)
 
 
-def test_a_small_buffer_goes_into_the_tightest_gap() -> None:
-    # Buffers 1 and 3 are dead after call 0 and leave gaps of 512 and 256 bytes between the others.
+@pytest.mark.parametrize(
+    ("buffers", "expected"),
+    [
+        # Buffers that nobody reads are dead after call 0: gaps of 512 bytes, then of 256,
+        ([(1024, [1]), (512, []), (448, [1]), (256, []), (192, [1])], 3),
+        # or a gap of 256 bytes, then one of 384.
+        ([(512, [1]), (256, []), (192, [1]), (192, []), (192, []), (128, [1])], 1),
+    ],
+)
+def test_a_small_buffer_goes_into_the_tightest_gap(
+    buffers: list[tuple[int, list[int]]], expected: int
+) -> None:
     calls = [(0, 1, []), (0, 1, [])]
-    buffers = [(1024, 0, [1]), (512, 0, []), (448, 0, [1]), (256, 0, []), (192, 0, [1])]
-    offsets, total, _ = _native.plan_arena(1, calls, [*buffers, (128, 1, [])])
-    assert offsets[5] == offsets[3]
-    assert total == 1024 + 512 + 448 + 256 + 192
+    first = [(nbytes, 0, readers) for nbytes, readers in buffers]
+    offsets, total, _ = _native.plan_arena(1, calls, [*first, (64, 1, [])])
+    assert offsets[-1] == offsets[expected]
+    assert total == sum(nbytes for nbytes, _ in buffers)
 
 
 @pytest.mark.parametrize(
