@@ -93,8 +93,8 @@ bool dead_before(const ArenaBuffer& first, const ArenaBuffer& second, const Happ
 }
 
 // Puts the buffers, taken in the given sequence, each into the tightest gap that holds it.
-*/ ArenaLayout place(const std::vector<ArenaBuffer>& buffers, const std::vector<int>& sequence,
-                     const HappensBefore& order) {
+ArenaLayout place(const std::vector<ArenaBuffer>& buffers, const std::vector<int>& sequence,
+                  const HappensBefore& order) {
   ArenaLayout layout{std::vector<int64_t>(buffers.size(), 0), 0, 0};
   std::vector<int> placed;  // by offset
   for (int current : sequence) {

@@ -8,6 +8,11 @@ def derive_waits(
     placements: Sequence[_PlacementFields],
     streams: int,
 ) -> list[list[int]]: ...
+def plan_arena(
+    streams: int,
+    calls: Sequence[tuple[int, int, Sequence[int]]],
+    buffers: Sequence[tuple[int, int, Sequence[int]]],
+) -> tuple[list[int], int, int]: ...
 
 class Problem:
     def __init__(

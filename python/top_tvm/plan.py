@@ -140,8 +140,9 @@ class Plan:
     tensors, kernels, calls : tuple
         What the calls use, and the calls in their global issue order.
     inputs, outputs : tuple of int
-        Indices into ``tensors``, in the order of the model; their names are the ONNX names. An
-        output that no call computes lies in the memory of an input or constant and is copied.
+        Indices into ``tensors``, in the order of the model; their names are the ONNX names. What
+        is not in an output's own memory (an input, a constant, one value under two names) is
+        copied when all calls have finished.
     arena_bytes : int
         Size of the memory that the tensors in space ``"arena"`` share.
     predicted_us, measured_us : float

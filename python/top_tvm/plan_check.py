@@ -77,12 +77,12 @@ def _check_boundary(plan: Plan) -> None:
     for place, tensor in _tensors_at(plan, "inputs", plan.inputs):
         if tensor.space != "input":
             raise PlanError(f"{place}: space is {tensor.space!r}, expected 'input'")
+        if tensor.name != tensor.storage:
+            raise PlanError(f"{place}: its storage has another name, {tensor.storage!r}")
         if ("input", tensor.storage) in sizes:
             raise PlanError(f"{place}: input {tensor.storage!r} is listed twice")
         sizes["input", tensor.storage] = tensor.nbytes
-    for place, tensor in _tensors_at(plan, "outputs", plan.outputs):
-        if tensor.space == "arena":
-            raise PlanError(f"{place}: an output cannot lie in the arena, which is reused")
+    for _, tensor in _tensors_at(plan, "outputs", plan.outputs):
         if tensor.space == "output":
             memory = (tensor.space, tensor.storage)
             sizes[memory] = max(tensor.nbytes, sizes.get(memory, 0))

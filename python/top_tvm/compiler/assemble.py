@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from top_tvm import _native
@@ -120,11 +121,17 @@ def _arena(
             writer[graph.values[value].storage] = position
         for storage in {graph.values[value].storage for value in op.inputs}:
             readers.setdefault(storage, []).append(position)
+    # Outputs that stay in the arena are read once more, when all calls have finished.
+    finish = len(schedule)
+    for value in graph.outputs:
+        readers.setdefault(graph.values[value].storage, []).append(finish)
+    calls = [(p.stream, p.threads, waited) for p, waited in zip(schedule, waits, strict=True)]
+    calls.append((0, streams, ()))
     intermediates = [i for i, s in enumerate(graph.storages) if s.kind == "intermediate"]
     try:
         offsets, arena_bytes, _ = _native.plan_arena(
             streams,
-            [(p.stream, p.threads, w) for p, w in zip(schedule, waits, strict=True)],
+            calls,
             [(graph.storages[i].nbytes, writer[i], readers.get(i, [])) for i in intermediates],
         )
     except ValueError as error:
@@ -152,7 +159,9 @@ def _tensors(graph: OpGraph, offsets: dict[int, int]) -> tuple[tuple[Tensor, ...
     """One tensor per value, under the same index, and those that carry the outputs' names."""
     inputs = {value: graph.storages[graph.values[value].storage].key for value in graph.inputs}
     taken = {*inputs.values(), *graph.output_names}
-    names = dict(zip(graph.outputs, graph.output_names, strict=True)) | inputs
+    names = dict(inputs)
+    for index, name in zip(graph.outputs, graph.output_names, strict=True):
+        names.setdefault(index, name)
     for index, value in enumerate(graph.values):
         if index not in names:
             names[index] = _unused(value.name, taken)
@@ -178,8 +187,10 @@ def _tensors(graph: OpGraph, offsets: dict[int, int]) -> tuple[tuple[Tensor, ...
             continue
         # The value is an input as well, or has several names: each name gets a tensor.
         outputs.append(len(tensors))
-        source = tensors[index]
-        tensors.append(Tensor(name, source.dtype, source.shape, source.space, source.storage))
+        alias = replace(tensors[index], name=name)
+        if alias.space == "arena" and not alias.storage:
+            alias = replace(alias, storage=names[index])
+        tensors.append(alias)
     return tuple(tensors), tuple(outputs)
 
 

@@ -65,8 +65,8 @@ class OpGraph:
     inputs, outputs : tuple of int
         Indices into ``values``, in the order of the model.
     output_names : tuple of str
-        ONNX name per output. One value may be output under several names, and an output may be an
-        input or a constant.
+        ONNX name per output. One value may be output under several names, and may lie in memory of
+        any kind: what is not in an output's own memory is copied after each run.
     """
 
     storages: tuple[Storage, ...]
@@ -210,9 +210,7 @@ def _check_outputs(graph: OpGraph) -> None:
         raise GraphError(f"the graph has {len(graph.outputs)} outputs, but {len(names)} names")
     if len(set(names)) != len(names) or "" in names:
         raise GraphError(f"the output names {names} are not distinct and non-empty")
-    stored = {graph.values[value].storage: name for value, name in zip(graph.outputs, names, strict=True)}
+    stored = {graph.values[value].storage for value in graph.outputs}
     for index, storage in enumerate(graph.storages):
-        if storage.kind == "intermediate" and index in stored:
-            raise GraphError(f"output {stored[index]!r} lies in intermediate memory")
         if storage.kind == "output" and index not in stored:
             raise GraphError(f"storage {index} (output {storage.key!r}): no output lies in it")
