@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from top_tvm.runtime.executable import Executable
 
-    __version__: str
+__version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
@@ -58,8 +58,8 @@ def build(
     target: str = "cpu",
     partitioner: str = "auto",
     streams: int = 2,
-    batch_sizes: Sequence[int] = (1,),
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     precision: str = "fp32",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Executable:
@@ -78,10 +78,11 @@ def build(
         How operators are placed on streams. ``"auto"`` measures the plan of every partitioner and
         keeps the fastest, so that the result is not slower than sequential execution.
     streams : int
-        Number of streams, each a worker thread; at most the number of cores.
-    batch_sizes : sequence of int
-        Batch sizes to make plans for: the sizes of a symbolic leading dimension.
-    shapes : mapping of str to tuple of int, optional
+        Number of streams: worker threads, each pinned to a core of its own while cores last.
+    batch_sizes : sequence of int, optional
+        Batch sizes to make plans for: sizes of a symbolic leading dimension. By default 1, or what
+        the model fixes.
+    shapes : mapping of str to sequence of int, optional
         Full shapes of inputs with other symbolic dimensions.
     precision : {"fp32"}
         Arithmetic of the kernels.
@@ -98,9 +99,7 @@ def build(
     ModelError
         If the model cannot be read, has open dimensions, or uses unsupported operators.
     PartitionError
-        If there is no such partitioner, or it cannot handle the model.
-    DeviceError
-        If the target cannot be used on this machine.
+        If an option is not one of those above.
     DependencyError
         If the compiler's packages are not installed.
     """
@@ -118,8 +117,8 @@ def build(
         target=target,
         partitioner=partitioner,
         streams=streams,
-        batch_sizes=tuple(batch_sizes),
-        shapes=None if shapes is None else dict(shapes),
+        batch_sizes=batch_sizes,
+        shapes=shapes,
         precision=precision,
         progress=progress,
     )
@@ -147,8 +146,4 @@ def __getattr__(name: str) -> Any:
         from top_tvm.runtime.executable import Executable
 
         return Executable
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("top_tvm")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -116,7 +116,10 @@ def build(
         str, typer.Option(help=f"One of {', '.join(PARTITIONERS)}; auto keeps the fastest.")
     ] = "auto",
     streams: StreamsOption = 2,
-    batch: Annotated[str, typer.Option(metavar="1,4", help="Batch sizes to plan for.")] = "1",
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="1,4", help="Batch sizes to plan for; default: 1, or the model's."),
+    ] = None,
     shape: ShapeOption = None,
     precision: PrecisionOption = "fp32",
     as_json: JsonOption = False,
@@ -135,7 +138,7 @@ def build(
             target=target,
             partitioner=partitioner,
             streams=streams,
-            batch_sizes=parse_batches(batch),
+            batch_sizes=None if batch is None else parse_batches(batch),
             shapes=parse_shapes(shape or ()),
             precision=precision,
             progress=progress,
@@ -246,7 +249,9 @@ def bench(
         str, typer.Option(metavar="LIST", help=f"Some of {', '.join(PARTITIONERS)}.")
     ] = "sequential,greedy,list,ios",
     streams: StreamsOption = 2,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Batch size; default: 1, or the model's.")
+    ] = None,
     shape: ShapeOption = None,
     precision: PrecisionOption = "fp32",
     seed: SeedOption = 0,
@@ -276,7 +281,7 @@ def bench(
                 model,
                 partitioner=partitioner,
                 streams=streams,
-                batch_sizes=(batch,),
+                batch_sizes=None if batch is None else (batch,),
                 shapes=shapes,
                 precision=precision,
                 progress=progress,
