@@ -1,4 +1,4 @@
-"""Imports point downward only, and using a compiled model imports none of the compiler's packages."""
+"""Imports point downward only; using a compiled model imports none of the compiler's packages."""
 
 import ast
 import subprocess
@@ -58,7 +58,7 @@ def modules():
 
 
 def imported(tree):
-    """Dotted names that a module imports, also inside functions, without those for type checkers."""
+    """Dotted names that a module imports, also in functions, without those for type checkers."""
     skipped = {
         id(node)
         for block in ast.walk(tree)
