@@ -31,7 +31,7 @@ model = light_model("inception_v1", seed=0)
 #   ios          dynamic programming over stages, as in "IOS: Inter-Operator Scheduler for CNN
 #                Acceleration" (Ding et al., 2021)
 #
-# All of them minimise one number, the time that a simulator predicts for the plan on this machine.
+# They are judged by one number: the time that a simulator, calibrated on this machine, predicts.
 STREAMS = 2
 PARTITIONERS = ("sequential", "greedy", "list", "ios")
 executables = {
