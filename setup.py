@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ class CMakeBuild(build_ext):
             str(build_dir),
             "-G",
             "Ninja",
+            # A build directory outlives pip's build environment, whose ninja CMake remembers.
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DNB_DIR={nanobind.cmake_dir()}",

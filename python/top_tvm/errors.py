@@ -37,3 +37,7 @@ class DeviceError(TopTVMError):
 
 class InputError(TopTVMError, ValueError):
     """An input tensor has another name, shape or dtype than the model expects."""
+
+
+class DependencyError(TopTVMError, ImportError):
+    """An optional package is needed for this and not installed."""

@@ -1,0 +1,111 @@
+"""What there is to say about an artifact and a run, as plain data that can become JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from top_tvm.artifact import Artifact
+from top_tvm.plan import Plan
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """Size and times of one plan; a time is None where it is not known."""
+    return {
+        "batch": plan.batch,
+        "streams": plan.streams,
+        "partitioner": plan.partitioner,
+        "ops": len(plan.calls),
+        "stages": len({call.stage for call in plan.calls}),
+        "groups": len({(call.stage, call.group) for call in plan.calls}),
+        "predicted_us": plan.predicted_us or None,
+        "measured_us": plan.measured_us or None,
+        "arena_bytes": plan.arena_bytes,
+    }
+
+
+def describe_artifact(artifact: Artifact) -> dict[str, Any]:
+    """Plans, variants and memory of an artifact.
+
+    Returns
+    -------
+    dict
+        ``ops`` counts the ops of the smallest batch size. A variant is a way to run: with ``lanes``
+        tasks at a time, cut into ``segments`` pieces, ``batch`` inputs each; it takes ``period_us``
+        and gives ``capacity_per_s`` inferences per second. ``memory_bytes`` is what stays
+        allocated while every plan is loaded: weights, kernels and one arena per plan.
+    """
+    plans = [describe_plan(plan) for _, plan in sorted(artifact.plans.items())]
+    variants = [_variant(plan) for plan in plans]
+    capacities = [v["capacity_per_s"] for v in variants if v["capacity_per_s"] is not None]
+    weights = sum(constant.nbytes for constant in artifact.constants.values())
+    arenas = sum(plan["arena_bytes"] for plan in plans)
+    return {
+        "name": artifact.metadata.name,
+        "target": artifact.metadata.target,
+        "creator": artifact.metadata.creator,
+        "cpu_features": list(artifact.metadata.cpu_features),
+        "libraries": dict(artifact.metadata.libraries),
+        "ops": plans[0]["ops"],
+        "plans": plans,
+        "variants": variants,
+        "capacity_per_s": max(capacities, default=None),
+        "memory_bytes": weights + len(artifact.kernels) + arenas,
+        "weights_bytes": weights,
+        "kernels_bytes": len(artifact.kernels),
+    }
+
+
+def _variant(plan: dict[str, Any]) -> dict[str, Any]:
+    period_us = plan["measured_us"] or plan["predicted_us"]
+    return {
+        "id": f"b{plan['batch']}",
+        "lanes": 1,
+        "segments": 1,
+        "batch": plan["batch"],
+        "streams": plan["streams"],
+        "period_us": period_us,
+        "capacity_per_s": plan["batch"] / period_us * 1e6 if period_us else None,
+    }
+
+
+def trace_events(plan: Plan, times_us: npt.NDArray[Any]) -> dict[str, Any]:
+    """One run as a trace that https://ui.perfetto.dev and chrome://tracing open.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan that ran.
+    times_us : numpy.ndarray
+        Shape (calls, 2): start and end of every call in microseconds.
+    """
+    events: list[dict[str, Any]] = [
+        _thread_name(stream, f"stream {stream}") for stream in range(plan.streams)
+    ]
+    for call, (start_us, end_us) in zip(plan.calls, times_us.tolist(), strict=True):
+        kernel = plan.kernels[call.kernel]
+        # A call on several threads occupies all streams.
+        for stream in range(plan.streams) if call.threads > 1 else (call.stream,):
+            events.append(
+                {
+                    "name": call.op,
+                    "cat": kernel.library,
+                    "ph": "X",
+                    "pid": 0,
+                    "tid": stream,
+                    "ts": start_us,
+                    "dur": end_us - start_us,
+                    "args": {
+                        "kernel": kernel.symbol,
+                        "stage": call.stage,
+                        "group": call.group,
+                        "threads": call.threads,
+                    },
+                }
+            )
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def _thread_name(stream: int, name: str) -> dict[str, Any]:
+    return {"name": "thread_name", "ph": "M", "pid": 0, "tid": stream, "args": {"name": name}}

@@ -1,0 +1,66 @@
+"""What the command line shows: progress on stderr, tables or JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on stderr, one for each kind of work; yields ``advance(what, done, total)``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield advance
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one line of JSON."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def print_table(
+    title: str, columns: Mapping[str, str], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Print one row per record.
+
+    Parameters
+    ----------
+    title : str
+        Stands above the table.
+    columns : mapping of str to str
+        Heading of each column, and the key of its values in the records.
+    records : sequence of mapping
+        Values; None is shown as ``-``.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading, key in columns.items():
+        text = all(isinstance(record[key], str) for record in records)
+        table.add_column(heading, justify="left" if text else "right")
+    for record in records:
+        table.add_row(*(_cell(key, record[key]) for key in columns.values()))
+    Console().print(table)
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if key.endswith("_us") else f"{value:.3g}"
+    return str(value)
