@@ -59,7 +59,8 @@ class CMakeBuild(build_ext):
             *os.environ.get("TOP_TVM_CMAKE_ARGS", "").split(),
         ]
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build_dir), "--target", "top_tvm_install"], check=True)
+        build = ["cmake", "--build", str(build_dir), "--target", "top_tvm_install"]
+        subprocess.run(build, check=True)
 
 
 modules = ["top_tvm._native", *(["top_tvm._onednn"] if onednn_prefix() else [])]

@@ -1,7 +1,7 @@
-"""How well does the simulator predict plans that nothing was calibrated on?
+"""How well the simulator predicts plans that nothing was calibrated on.
 
-Random schedules of real models (random topological order, streams and thread forms) and the schedules
-of all partitioners are predicted, then measured in turns. The model's costs come from the profile of
+Random schedules of real models (random topological order, streams and thread forms) and the
+schedules of all partitioners are predicted, then measured in turns. Costs come from the profile of
 single ops and from the calibration with tiny kernels and copies; none of these plans took part.
 
     python benchmarks/prediction.py --plans 30
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 
@@ -97,8 +98,7 @@ def main() -> None:
             f"90th percentile {100 * np.percentile(errors, 90):.1f} %"
         )
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(records, file, indent=1)
+        Path(options.json).write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":

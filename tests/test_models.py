@@ -12,7 +12,7 @@ from top_tvm.compiler.build import compile_model, make_plan, measure_ops
 from top_tvm.compiler.light_models import LIGHT_MODELS, light_model
 from top_tvm.compiler.lower import lower
 from top_tvm.compiler.partition import PARTITIONERS
-from top_tvm.compiler.session import aligned
+from top_tvm.weights import aligned
 
 BATCH_4 = ("squeezenet", "inception_v1", "shufflenet")
 IN_VM = ("squeezenet", "resnet50", "shufflenet")

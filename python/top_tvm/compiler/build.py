@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -39,7 +39,7 @@ _SECONDS_PER_PLAN = 0.4
 # A schedule must beat sequential by more than the noise of the measurement to be preferred.
 _MARGIN = 0.99
 
-Model = str | Path | bytes | onnx.ModelProto
+Model: TypeAlias = str | Path | bytes | onnx.ModelProto
 
 
 @dataclass(frozen=True)

@@ -113,17 +113,18 @@ def _roles(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _random(generator: np.random.Generator, role: str, shape: tuple[int, ...]) -> Array:
-    noise = generator.standard_normal(shape, dtype=np.float32)
+    noise: Array = generator.standard_normal(shape, dtype=np.float32)
     if role == "weight":
-        fan_in = int(np.prod(shape[1:]))
-        return noise * np.float32(np.sqrt(2.0 / fan_in))
-    if role == "scale":
-        return np.float32(0.8) + np.float32(0.1) * noise
-    if role == "branch scale":  # small, or the sums grow from block to block (arXiv:1706.02677)
-        return np.float32(0.2) + np.float32(0.02) * noise
-    if role == "variance":
-        return np.float32(1.0) + np.abs(np.float32(0.2) * noise)
-    return np.float32(0.05) * noise
+        noise *= np.float32(np.sqrt(2.0 / np.prod(shape[1:])))
+    elif role == "scale":
+        noise = np.float32(0.8) + np.float32(0.1) * noise
+    elif role == "branch scale":  # small, or sums grow from block to block (arXiv:1706.02677)
+        noise = np.float32(0.2) + np.float32(0.02) * noise
+    elif role == "variance":
+        noise = np.float32(1.0) + np.abs(np.float32(0.2) * noise)
+    else:
+        noise *= np.float32(0.05)
+    return noise
 
 
 def _set_batch(model: onnx.ModelProto, batch: int) -> None:

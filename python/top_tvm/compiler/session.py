@@ -10,19 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from top_tvm import _native
-from top_tvm.plan import ALIGNMENT_BYTES, Plan
+from top_tvm.plan import Plan
 from top_tvm.runtime.native import onednn_module
+from top_tvm.weights import aligned
 
 Array = npt.NDArray[Any]
-
-
-def aligned(array: Array) -> Array:
-    """Contiguous array whose data is 64-byte aligned; a copy unless it is one already."""
-    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT_BYTES == 0:
-        return array
-    copy: Array = _native.aligned_empty(list(array.shape), str(array.dtype))
-    copy[...] = array
-    return copy
 
 
 @dataclass(frozen=True)

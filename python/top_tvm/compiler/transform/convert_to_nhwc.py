@@ -166,7 +166,7 @@ class _ConvertToNHWC(Rewriter):
 
 
 def _tensors(call: relax.Call) -> list[Expr]:
-    found = []
+    found: list[Expr] = []
     for argument in call.args:
         found.extend(argument.fields if isinstance(argument, relax.Tuple) else [argument])
     return [argument for argument in found if isinstance(argument, relax.Var)]

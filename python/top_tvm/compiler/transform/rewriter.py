@@ -28,7 +28,7 @@ def as_constant(array: Array) -> GenericConst:
 
 def constant(expr: Expr) -> Array | None:
     """Value of a constant expression, or None."""
-    return expr.value.numpy() if isinstance(expr, GenericConst) else None  # type: ignore[no-any-return]
+    return expr.value.numpy() if isinstance(expr, GenericConst) else None
 
 
 def scalar(expr: Expr) -> float | None:
@@ -160,7 +160,7 @@ def per_channel(expr: Expr, channels: int, axis: int, rank: int) -> Array | None
     value = constant(expr)
     if value is None or value.ndim > rank:
         return None
-    aligned = value.reshape((1,) * (rank - value.ndim) + value.shape)
+    aligned: Array = value.reshape((1,) * (rank - value.ndim) + value.shape)
     if any(size != 1 for index, size in enumerate(aligned.shape) if index != axis):
         return None
     return np.ascontiguousarray(np.broadcast_to(aligned.reshape(-1), (channels,)))
