@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/client_gate.h"
 #include "runtime/executor.h"
 #include "runtime/kernel_library.h"
 #include "runtime/library_module.h"
@@ -110,6 +111,21 @@ PlanData read_plan(nb::handle plan) {
   return data;
 }
 
+// Releases the interpreter's lock while native code runs, unless the interpreter is about to end.
+class Unlocked {
+ public:
+  Unlocked() { inside_.emplace(); }
+  ~Unlocked() {
+    // Back in the interpreter first: it does not end before the gate has seen this thread leave.
+    released_.reset();
+    inside_.reset();
+  }
+
+ private:
+  std::optional<nb::gil_scoped_release> released_{std::in_place};
+  std::optional<ClientInside> inside_;
+};
+
 // --- The executor and what it needs to stay alive ---
 
 // Called with the interpreter's lock, which is released while a plan executes.
@@ -134,7 +150,7 @@ class BoundExecutor {
       }
       return kernels->find(symbol);
     };
-    nb::gil_scoped_release unlocked;  // packing weights takes a while
+    const Unlocked unlocked;  // packing weights takes a while
     const TopLibraryKernels* table =
         library_kernels ? &load_library_kernels(*library_kernels) : nullptr;
     executor_ = std::make_unique<Executor>(std::move(data), std::move(memory), find_kernel, table);
@@ -143,7 +159,7 @@ class BoundExecutor {
   std::vector<OutputArray> run(const std::vector<InputArray>& inputs) {
     Bound bound = bind(inputs);
     {
-      nb::gil_scoped_release unlocked;
+      const Unlocked unlocked;
       executor_->run(bound.inputs, bound.outputs);
     }
     return std::move(bound.arrays);
@@ -155,7 +171,7 @@ class BoundExecutor {
     const Bound bound = bind(inputs);
     OutputArray result = aligned_empty({repeats}, {kDLFloat, 64, 1});
     auto* times_us = static_cast<double*>(result.data());
-    nb::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     for (int i = 0; i < warmup; ++i) executor_->run(bound.inputs, bound.outputs);
     for (int i = 0; i < repeats; ++i) {
       const auto start = std::chrono::steady_clock::now();
@@ -175,7 +191,7 @@ class BoundExecutor {
     OutputArray result =
         aligned_empty({repeats, static_cast<int64_t>(num_calls), 2}, {kDLFloat, 64, 1});
     auto* times_us = static_cast<double*>(result.data());
-    nb::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     std::vector<CallTime> times(num_calls);
     for (int i = 0; i < warmup; ++i) executor_->run(bound.inputs, bound.outputs);
     for (int i = 0; i < repeats; ++i) {
@@ -242,7 +258,6 @@ void bind_runtime(nb::module_& module) {
       "is_ready", [](const InputArray& array) { return is_contiguous(array) && is_aligned(array); },
       nb::arg("array"));
   module.def("allowed_cores", &allowed_cores);
-  module.def("shut_down_workers", &WorkerPool::shut_down, nb::call_guard<nb::gil_scoped_release>());
 
   nb::class_<KernelLibrary>(module, "KernelLibrary")
       .def(
@@ -262,8 +277,12 @@ void bind_runtime(nb::module_& module) {
       .def("timeline", &BoundExecutor::timeline, nb::arg("inputs"), nb::arg("warmup"),
            nb::arg("repeats"));
 
-  // Workers are joined before the interpreter and its libraries go away.
-  nb::module_::import_("atexit").attr("register")(module.attr("shut_down_workers"));
+  // Before the interpreter and its libraries go away: clients have left, workers are joined.
+  nb::module_::import_("atexit").attr("register")(nb::cpp_function([] {
+    nb::gil_scoped_release unlocked;
+    close_client_gate();
+    WorkerPool::shut_down();
+  }));
 }
 
 }  // namespace top

@@ -1,4 +1,11 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from top_tvm.plan import Plan
+
+_Array = npt.NDArray[Any]
 
 _PlacementFields = tuple[int, int, int, int, int]
 
@@ -36,3 +43,22 @@ class Problem:
     def ios(
         self, max_group_ops: int, max_groups: int, max_stages: int
     ) -> list[_PlacementFields]: ...
+
+class KernelLibrary:
+    def __init__(self, image: bytes) -> None: ...
+
+class Executor:
+    def __init__(
+        self,
+        plan: Plan,
+        constants: Mapping[str, _Array],
+        library: KernelLibrary | None,
+        library_kernels: str | None,
+    ) -> None: ...
+    def run(self, inputs: Sequence[_Array]) -> list[_Array]: ...
+    def time(self, inputs: Sequence[_Array], warmup: int, repeats: int) -> _Array: ...
+    def timeline(self, inputs: Sequence[_Array], warmup: int, repeats: int) -> _Array: ...
+
+def aligned_empty(shape: Sequence[int], dtype: str) -> _Array: ...
+def is_ready(array: _Array) -> bool: ...
+def allowed_cores() -> list[int]: ...

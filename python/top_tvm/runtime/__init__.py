@@ -1,0 +1,1 @@
+"""From plans to answers: the executable and the native code below it."""
