@@ -33,7 +33,7 @@ def main() -> int:
     systems = [
         PEERS["onnxruntime"]("ONNX Runtime", model.SerializeToString(), inputs, STREAMS),
         executable_system("top_tvm, sequential", sequential, inputs),
-        executable_system(f"top_tvm, {plan.partitioner}", exe, inputs),
+        executable_system(f"top_tvm, auto: {plan.partitioner}", exe, inputs),
     ]
     with progress_bars() as progress:
         records = compare(systems, progress=progress)

@@ -131,6 +131,8 @@ def build(
     check_choices("--partitioner", [partitioner], PARTITIONERS)
     if not Path(output).absolute().parent.is_dir():
         raise UsageError(f"-o {output}: there is no such directory")
+    batch_sizes = None if batch is None else parse_batches(batch)
+    shapes = parse_shapes(shape or ())
     start = time.perf_counter()
     with progress_bars() as progress:
         executable = top_tvm.build(
@@ -138,8 +140,8 @@ def build(
             target=target,
             partitioner=partitioner,
             streams=streams,
-            batch_sizes=None if batch is None else parse_batches(batch),
-            shapes=parse_shapes(shape or ()),
+            batch_sizes=batch_sizes,
+            shapes=shapes,
             precision=precision,
             progress=progress,
         )
