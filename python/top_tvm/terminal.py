@@ -60,7 +60,9 @@ def print_table(
         table.add_column(heading, justify="left" if text else "right")
     for record in records:
         table.add_row(*(_cell(key, record[key]) for key in columns.values()))
-    Console().print(table)
+    console = Console()
+    # Where nobody looks, rich assumes 80 columns and cuts the cells.
+    console.print(table, width=None if console.is_terminal else 120)
 
 
 def _cell(key: str, value: Any) -> str:
