@@ -46,7 +46,6 @@ _PLAN_COLUMNS = {
     "streams": "streams",
     "ops": "ops",
     "stages": "stages",
-    "groups": "groups",
     "predicted us": "predicted_us",
     "measured us": "measured_us",
 }
@@ -56,7 +55,7 @@ _BENCH_COLUMNS = {
     "20 %": "low_us",
     "80 %": "high_us",
     "min us": "min_us",
-    "ratio": "ratio",
+    "ratio of 20 %": "ratio",
     "error": "error",
 }
 
@@ -131,6 +130,8 @@ def build(
     check_choices("--partitioner", [partitioner], PARTITIONERS)
     if not Path(output).absolute().parent.is_dir():
         raise UsageError(f"-o {output}: there is no such directory")
+    batch_sizes = None if batch is None else parse_batches(batch)
+    shapes = parse_shapes(shape or ())
     start = time.perf_counter()
     with progress_bars() as progress:
         executable = top_tvm.build(
@@ -138,8 +139,8 @@ def build(
             target=target,
             partitioner=partitioner,
             streams=streams,
-            batch_sizes=None if batch is None else parse_batches(batch),
-            shapes=parse_shapes(shape or ()),
+            batch_sizes=batch_sizes,
+            shapes=shapes,
             precision=precision,
             progress=progress,
         )
@@ -223,13 +224,12 @@ def inspect(file: FileArgument, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(described)
         return
-    print_table(f"{file}: {described['name']}", _PLAN_COLUMNS, described["plans"])
     for plan in described["plans"]:
-        sys.stdout.write(f"\nbatch {plan['batch']}\n{executable.plan(batch=plan['batch'])}\n")
-    megabytes = {key: described[key] / 1e6 for key in ("memory_bytes", "weights_bytes")}
+        sys.stdout.write(f"{executable.plan(batch=plan['batch'])}\n\n")
+    total, weights = described["memory_bytes"] / 1e6, described["weights_bytes"] / 1e6
     sys.stdout.write(
-        f"\n{megabytes['memory_bytes']:.1f} MB of memory, "
-        f"{megabytes['weights_bytes']:.1f} MB of them weights\n"
+        f"{described['name']}, by {described['creator']} for {described['target']}: "
+        f"{total:.1f} MB of memory, {weights:.1f} MB of them weights\n"
     )
 
 
@@ -260,7 +260,8 @@ def bench(
 ) -> None:
     """Compare partitioners and other systems on one model, in turns, with the same threads.
 
-    The ratio is the median time over that of the first peer, or of the first partitioner where
+    20 % and 80 % are percentiles: the spread. The ratio is that of the 20th percentile, which
+    neighbours on the machine disturb least, to the first peer's, or the first partitioner's where
     there is no peer. The error is the largest difference of the outputs from the same system's,
     relative to their largest magnitude.
     """

@@ -127,15 +127,15 @@ def compare(
     Returns
     -------
     list of dict
-        One record per system: the fields of :class:`Timing`, ``ratio`` of its median time to that
-        of the first system, and ``error``, the :func:`scaled_error` of its outputs against those of
-        the first.
+        One record per system: the fields of :class:`Timing`, ``ratio`` of its ``low_us`` (what
+        neighbours on the machine disturb least) to that of the first system, and ``error``, the
+        :func:`scaled_error` of its outputs against those of the first.
     """
     reference = [np.array(output) for output in systems[0].run()]
     errors = [scaled_error(system.run(), reference) for system in systems]
     timings = measure(systems, rounds=rounds, progress=progress)
     return [
-        {**asdict(timing), "ratio": timing.median_us / timings[0].median_us, "error": error}
+        {**asdict(timing), "ratio": timing.low_us / timings[0].low_us, "error": error}
         for timing, error in zip(timings, errors, strict=True)
     ]
 

@@ -11,12 +11,17 @@ from typing import Any
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on stderr, one for each kind of work; yields ``advance(what, done, total)``."""
+    """Progress bars on stderr, one for each kind of work; yields ``advance(what, done, total)``.
+
+    Where stderr is not a terminal, nothing is shown.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    disable = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disable) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(what: str, done: int, total: int) -> None:
@@ -55,12 +60,16 @@ def print_table(
         table.add_column(heading, justify="left" if text else "right")
     for record in records:
         table.add_row(*(_cell(key, record[key]) for key in columns.values()))
-    Console().print(table)
+    console = Console()
+    # Where nobody looks, rich assumes 80 columns and cuts the cells.
+    console.print(table, width=None if console.is_terminal else 120)
 
 
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float):
-        return f"{value:.0f}" if key.endswith("_us") else f"{value:.3g}"
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if key == "error":
+        return f"{value:.1e}"
+    return f"{value:.0f}" if key.endswith("_us") else f"{value:.2f}"
