@@ -175,7 +175,7 @@ def random_inputs(plan: Plan, seed: int = 0) -> dict[str, Array]:
     for tensor in (plan.tensors[index] for index in plan.inputs):
         dtype = np.dtype(tensor.dtype)
         if dtype.kind == "f":
-            values = generator.standard_normal(tensor.shape)
+            values: Array = generator.standard_normal(tensor.shape)
         else:
             values = generator.integers(0, 2, tensor.shape)
         inputs[tensor.storage] = np.asarray(values).astype(dtype)
