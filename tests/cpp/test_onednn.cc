@@ -1,6 +1,7 @@
 // oneDNN kernels against naive loops, through the executor, with one and with two threads.
 #include <algorithm>
 #include <cmath>
+#include <oneapi/dnnl/dnnl.hpp>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -297,6 +298,32 @@ void concurrent_clients(const TopLibraryKernels& library) {
   for (std::thread& client : clients) client.join();
 }
 
+// Somebody else in the process uses the same libdnnl on threads of their own: their parallel
+// regions are still libgomp's. Several at once, while the runtime executes gang calls.
+void foreign_use_goes_on(const TopLibraryKernels& library) {
+  const auto multiply = [] {
+    const dnnl::memory::desc square({64, 64}, dnnl::memory::data_type::f32,
+                                    dnnl::memory::format_tag::ab);
+    const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+    dnnl::stream stream(engine);
+    const dnnl::matmul product(dnnl::matmul::primitive_desc(engine, square, square, square));
+    Buffer a(64 * 64), c(64 * 64);
+    for (size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i % 64 == i / 64);
+    Buffer b(64 * 64);
+    b.randomise(5);
+    for (int round = 0; round < 20; ++round) {
+      product.execute(stream, {{DNNL_ARG_SRC, {square, engine, a.data()}},
+                               {DNNL_ARG_WEIGHTS, {square, engine, b.data()}},
+                               {DNNL_ARG_DST, {square, engine, c.data()}}});
+      CHECK(std::memcmp(b.data(), c.data(), c.size() * 4) == 0);
+    }
+  };
+  std::vector<std::thread> strangers;
+  for (int i = 0; i < 3; ++i) strangers.emplace_back(multiply);
+  check_op(convolutions()[0], library, naive_conv2d);
+  for (std::thread& stranger : strangers) stranger.join();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -308,6 +335,11 @@ int main(int argc, char** argv) {
   for (const Op& op : matmuls()) check_op(op, library, naive_matmul);
   bad_specs_are_refused(library);
   concurrent_clients(library);
+#ifndef TOP_TVM_THREAD_SANITIZER  // which cannot see how libgomp's threads synchronise
+  foreign_use_goes_on(library);
+#else
+  (void)foreign_use_goes_on;
+#endif
   top::WorkerPool::shut_down();
   return top::testing::result("onednn");
 }
