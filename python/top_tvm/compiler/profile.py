@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import tvm
 
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
@@ -18,9 +19,12 @@ from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.op_graph import Op, OpGraph
 from top_tvm.compiler.partition import Placement
 from top_tvm.compiler.session import Session, random_inputs
+from top_tvm.runtime.native import onednn_version
 
 Progress = Callable[[str, int, int], None]
 
+# To be raised when the way of measuring changes: older entries of the cache are ignored then.
+_PROFILE_VERSION = 1
 _ROUNDS = 3
 _SECONDS_PER_FORM = 1.0
 _MIN_REPEATS, _MAX_REPEATS = 4, 40
@@ -36,6 +40,8 @@ def profile_ops(
     streams: int,
     cache: MeasurementCache,
     progress: Progress,
+    *,
+    fresh: bool = False,
 ) -> tuple[tuple[float, float], ...]:
     """Time of every op alone: on one thread, and on all streams.
 
@@ -51,14 +57,17 @@ def profile_ops(
         Looked up first; gets what is new.
     progress : callable
         Called with (what, done, total).
+    fresh : bool
+        Measure even what the cache knows.
 
     Returns
     -------
     tuple of (float, float)
         Microseconds per op; the second is infinite for an op without a multi-threaded form.
     """
-    keys = [f"{op.fingerprint}/{streams}" for op in graph.ops]
-    if any(cache.get(key) is None for key in keys):
+    libraries = f"{_PROFILE_VERSION}/{tvm.__version__}/{onednn_version()}"
+    keys = [f"{libraries}/{op.fingerprint}/{streams}" for op in graph.ops]
+    if fresh or any(cache.get(key) is None for key in keys):
         single = _measure(graph, session, streams, gang=False, progress=progress)
         gang = (
             _measure(graph, session, streams, gang=True, progress=progress)

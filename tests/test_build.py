@@ -1,0 +1,175 @@
+"""Building: options, batch sizes, outputs of every kind, and the choice of the plan."""
+
+import threading
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import top_tvm
+from small_model import small_model
+from top_tvm.compiler import build as build_module
+
+PARTITIONERS = ("sequential", "greedy", "list", "ios")
+
+
+def reference(model, inputs):
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def assert_same(outputs, expected):
+    assert list(outputs) == list(expected)
+    for name, value in expected.items():
+        assert outputs[name].dtype == value.dtype
+        np.testing.assert_allclose(outputs[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def random(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+@pytest.mark.parametrize("streams", [1, 2, 3])
+@pytest.mark.parametrize("partitioner", PARTITIONERS)
+def test_partitioners_and_streams(partitioner, streams):
+    model = small_model()
+    exe = top_tvm.build(model, partitioner=partitioner, streams=streams)
+    x = random(1, 3, 16, 16)
+    assert_same(exe.run({"data": x}), reference(model, {"data": x}))
+    plan = exe.artifact.plans[1]
+    assert (plan.partitioner, plan.streams) == (partitioner, streams)
+    assert plan.measured_us > 0
+    assert plan.predicted_us > 0
+
+
+def test_batch_sizes_share_weights_and_choose_their_plan_by_shape():
+    model = small_model(batch="n")
+    exe = top_tvm.build(model, batch_sizes=(1, 4, 4))
+    assert exe.batch_sizes == (1, 4)
+    single = top_tvm.build(model)
+    size = sum(array.nbytes for array in exe.artifact.constants.values())
+    assert size == sum(array.nbytes for array in single.artifact.constants.values())
+    for batch in (1, 4):
+        x = random(batch, 3, 16, 16)
+        assert_same(exe.run({"data": x}), reference(model, {"data": x}))
+    with pytest.raises(top_tvm.InputError, match="data"):
+        exe.run({"data": random(2, 3, 16, 16)})
+
+
+def make(nodes, outputs, initializers=()):
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 6))]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "outputs", inputs, values, list(initializers))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_outputs_that_share_memory_or_pass_through():
+    shape = numpy_helper.from_array(np.int64([3, 4]), "shape")
+    nodes = [
+        helper.make_node("Exp", ["x"], ["exp"]),
+        helper.make_node("Reshape", ["exp", "shape"], ["exp_view"]),
+        helper.make_node("Reshape", ["x", "shape"], ["x_view"]),
+        helper.make_node("Relu", ["exp_view"], ["relu"]),
+    ]
+    model = make(nodes, ["exp", "exp_view", "x_view", "relu"], [shape])
+    exe = top_tvm.build(model)
+    x = random(2, 6)
+    outputs = exe.run({"x": x})
+    assert_same(outputs, reference(model, {"x": x}))
+    outputs["exp"][:] = 0  # results are the caller's: writing to one changes no other
+    assert outputs["exp_view"].min() > 0
+    again = exe.run({"x": x})
+    assert_same(again, reference(model, {"x": x}))
+
+
+def test_matrix_products_of_every_kind():
+    weight = numpy_helper.from_array(random(6, 5), "w")
+    bias = numpy_helper.from_array(np.float32([2.0]), "b")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Add", ["product", "b"], ["biased"]),  # one bias for all channels
+        helper.make_node("Relu", ["biased"], ["y"]),
+        helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "xt"], ["gram"]),  # no operand is constant
+        helper.make_node("Gemm", ["gram", "gram", "gram"], ["z"], alpha=0.5, beta=2.0, transA=1),
+    ]
+    model = make(nodes, ["y", "z"], [weight, bias])
+    x = random(2, 6)
+    assert_same(top_tvm.build(model).run({"x": x}), reference(model, {"x": x}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "cuda"}, "target 'cuda' is not supported; there is: 'cpu'"),
+        ({"precision": "bf16"}, "precision 'bf16' is not supported; there is: 'fp32'"),
+        ({"partitioner": "best"}, "no partitioner 'best'; there are: auto, sequential"),
+        ({"streams": 0}, "streams must be at least 1, not 0"),
+        ({"batch_sizes": (0,)}, "batch sizes must be at least 1, not 0"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(top_tvm.PartitionError, match=message):
+        top_tvm.build(small_model(), **options)
+
+
+def test_model_without_any_operator_is_refused():
+    with pytest.raises(top_tvm.ModelError, match="nothing to run"):
+        top_tvm.build(make([helper.make_node("Identity", ["x"], ["y"])], ["y"]))
+
+
+def test_auto_never_keeps_a_plan_that_measured_slower_than_sequential(monkeypatch):
+    seen = {}
+    measure = build_module.measure_plans
+
+    def spy(plans, session, report):
+        seen.update(measure(plans, session, report))
+        return seen
+
+    monkeypatch.setattr(build_module, "measure_plans", spy)
+    plan = top_tvm.build(small_model(), partitioner="auto").artifact.plans[1]
+    assert seen["sequential"] > 0
+    assert plan.measured_us <= seen["sequential"]
+    assert plan.measured_us == seen[plan.partitioner]
+
+
+def test_a_stale_profile_is_measured_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("TOP_TVM_CACHE_DIR", str(tmp_path))
+    top_tvm.build(small_model(), partitioner="sequential")
+    (file,) = tmp_path.glob("*.json")
+    cache = build_module.MeasurementCache(build_module.host_name())
+    slow = {key: [1e6, 1e6] for key, entry in cache.entries.items() if isinstance(entry, list)}
+    assert slow
+    cache.update(slow)
+    exe = top_tvm.build(small_model(), partitioner="sequential")
+    assert all(op.single_us < 1e5 for op in exe.artifact.profiles[1])
+    assert file.exists()
+
+
+def test_concurrent_builds():
+    model = small_model()
+    x = random(1, 3, 16, 16)
+    expected = reference(model, {"data": x})
+    results = []
+
+    def work():
+        results.append(top_tvm.build(model, partitioner="greedy").run({"data": x}))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3
+    for outputs in results:
+        assert_same(outputs, expected)
+
+
+def test_progress_is_reported_to_the_end():
+    steps = []
+    top_tvm.build(small_model(), progress=lambda *step: steps.append(step))
+    last = {what: (done, total) for what, done, total in steps}
+    assert {"optimise the graph", "compile kernels", "partition", "measure plans"} <= set(last)
+    assert all(done == total for done, total in last.values())
