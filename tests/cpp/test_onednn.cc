@@ -1,6 +1,7 @@
 // oneDNN kernels against naive loops, through the executor, with one and with two threads.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <stdexcept>
 #include <thread>
@@ -298,6 +299,35 @@ void concurrent_clients(const TopLibraryKernels& library) {
   for (std::thread& client : clients) client.join();
 }
 
+// Thread forms share the packed weights: one that is created after the constant has changed still
+// computes with the copy that the first one made. Once nobody uses the copy it is forgotten.
+void packed_weights_are_shared(const TopLibraryKernels& library) {
+  const Op op = convolutions()[0];
+  Buffer data(elements(op.operands[0].shape)), weight(elements(op.operands[1].shape)), bias(32);
+  data.randomise(1);
+  weight.randomise(2);
+  const top::Constants constants = {{"weight", {weight.data(), weight.size() * 4}},
+                                    {"bias", {bias.data(), bias.size() * 4}}};
+  const auto make = [&](int threads) {
+    return std::make_unique<top::Executor>(op.plan(threads), constants, no_kernel, &library);
+  };
+  const auto run = [&](top::Executor& executor) {
+    Buffer out(elements(op.out_shape));
+    executor.run({data.data()}, {out.data()});
+    return out;
+  };
+  auto single = make(1);
+  const Buffer before = run(*single);
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] *= 2;
+  auto gang = make(2);
+  check_close(run(*gang), before);
+  single.reset();
+  check_close(run(*gang), before);
+  gang.reset();
+  const Buffer after = run(*make(2));
+  for (size_t i = 0; i < after.size(); ++i) CHECK(std::abs(after[i] - 2 * before[i]) < 1e-4f);
+}
+
 // Somebody else in the process uses the same libdnnl on threads of their own: their parallel
 // regions are still libgomp's. Several at once, while the runtime executes gang calls.
 void foreign_use_goes_on(const TopLibraryKernels& library) {
@@ -335,6 +365,7 @@ int main(int argc, char** argv) {
   for (const Op& op : matmuls()) check_op(op, library, naive_matmul);
   bad_specs_are_refused(library);
   concurrent_clients(library);
+  packed_weights_are_shared(library);
 #ifndef TOP_TVM_THREAD_SANITIZER  // which cannot see how libgomp's threads synchronise
   foreign_use_goes_on(library);
 #else
