@@ -7,8 +7,9 @@ import sys
 import time
 
 import top_tvm
-from top_tvm.compare import PEERS, compare, executable_system, random_inputs
+from top_tvm.compare import PEERS, compare, executable_system
 from top_tvm.compiler.light_models import light_model
+from top_tvm.random_inputs import random_inputs
 from top_tvm.terminal import print_table, progress_bars
 
 STREAMS = 2

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import top_tvm
-from top_tvm.compare import PEERS, compare, executable_system, random_inputs
+from top_tvm.compare import PEERS, compare, executable_system
 from top_tvm.compiler.light_models import LIGHT_MODELS, light_model
+from top_tvm.random_inputs import random_inputs
 from top_tvm.terminal import progress_bars
 
 

@@ -9,6 +9,7 @@ from small_model import small_model
 from top_tvm import compare
 from top_tvm.errors import DependencyError, ModelError
 from top_tvm.plan import Plan, Tensor
+from top_tvm.random_inputs import random_inputs
 
 
 def counting_systems(names):
@@ -88,15 +89,15 @@ def test_random_inputs_have_the_names_shapes_and_dtypes_of_the_plan():
         Tensor("m", "bool", (1, 4), "input", "mask"),
     )
     plan = Plan(1, 1, "sequential", tensors, (), (), (0, 1, 2), (), 0)
-    inputs = compare.random_inputs(plan, seed=3)
+    inputs = random_inputs(plan, seed=3)
     assert {name: (a.dtype.name, a.shape) for name, a in inputs.items()} == {
         "image": ("float32", (2, 3)),
         "ids": ("int64", (4,)),
         "mask": ("bool", (1, 4)),
     }
     assert set(inputs["ids"]) <= {0, 1}
-    np.testing.assert_array_equal(inputs["image"], compare.random_inputs(plan, 3)["image"])
-    assert (inputs["image"] != compare.random_inputs(plan, 4)["image"]).any()
+    np.testing.assert_array_equal(inputs["image"], random_inputs(plan, 3)["image"])
+    assert (inputs["image"] != random_inputs(plan, 4)["image"]).any()
 
 
 @pytest.mark.parametrize("batch", [2, "batch"])

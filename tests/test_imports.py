@@ -26,6 +26,7 @@ GROUND = frozenset(
         "plan",
         "plan_check",
         "plan_races",
+        "random_inputs",
         "strict_json",
         "weights",
     }

@@ -6,8 +6,9 @@ python tutorials/2_multi_stream.py
 import numpy as np
 
 import top_tvm
-from top_tvm.compare import executable_system, measure, random_inputs
+from top_tvm.compare import executable_system, measure
 from top_tvm.compiler.light_models import light_model
+from top_tvm.random_inputs import random_inputs
 
 # ---------------------------------------------------------------------------------------------
 # 1. Branches

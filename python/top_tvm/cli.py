@@ -266,6 +266,7 @@ def bench(
     relative to their largest magnitude.
     """
     from top_tvm import compare
+    from top_tvm.random_inputs import random_inputs
 
     check_file(model)
     chosen, others = parse_names(partitioners), parse_names(peers)
@@ -290,7 +291,7 @@ def bench(
             for partitioner in chosen
         ]
         plan = next(iter(executables[0].artifact.plans.values()))
-        arrays = compare.random_inputs(plan, seed)
+        arrays = random_inputs(plan, seed)
         for name, peer in zip(names, others, strict=False):
             systems.append(compare.PEERS[peer](name, model, arrays, streams))
         for name, executable in zip(names[len(others) :], executables, strict=True):
@@ -316,7 +317,7 @@ def _read_inputs(
 ) -> dict[str, Array]:
     import numpy as np
 
-    from top_tvm.compare import random_inputs
+    from top_tvm.random_inputs import random_inputs
 
     plans = executable.artifact.plans
     if batch is not None and batch not in plans:

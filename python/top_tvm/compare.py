@@ -19,7 +19,6 @@ import numpy.typing as npt
 from top_tvm.errors import DependencyError, ModelError
 
 if TYPE_CHECKING:
-    from top_tvm.plan import Plan
     from top_tvm.runtime.executable import Executable
 
 Array = npt.NDArray[Any]
@@ -163,23 +162,6 @@ def scaled_error(outputs: Sequence[Array], reference: Sequence[Array]) -> float:
         scale = float(np.abs(theirs[finite]).max(initial=0.0)) or 1.0
         worst = max(worst, float(difference.max(initial=0.0)) / scale)
     return worst
-
-
-def random_inputs(plan: Plan, seed: int = 0) -> dict[str, Array]:
-    """Inputs for a plan: standard normal floats, and 0 or 1 for integers and booleans.
-
-    Integer inputs are often indices, for which only small values are safe.
-    """
-    generator = np.random.default_rng(seed)
-    inputs = {}
-    for tensor in (plan.tensors[index] for index in plan.inputs):
-        dtype = np.dtype(tensor.dtype)
-        if dtype.kind == "f":
-            values: Array = generator.standard_normal(tensor.shape)
-        else:
-            values = generator.integers(0, 2, tensor.shape)
-        inputs[tensor.storage] = np.asarray(values).astype(dtype)
-    return inputs
 
 
 def executable_system(name: str, executable: Executable, inputs: Mapping[str, Array]) -> System:

@@ -24,10 +24,11 @@ from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_f
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
-from top_tvm.compiler.session import Session, random_inputs
+from top_tvm.compiler.session import Session
 from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
+from top_tvm.random_inputs import random_inputs
 from top_tvm.runtime.executable import Executable
 from top_tvm.runtime.native import onednn_module, onednn_version
 
@@ -249,7 +250,7 @@ def measure_plans(
 ) -> dict[str, float]:
     """Median time of one run of every plan, in microseconds, measured in turns."""
     executors = {name: session.executor(plan) for name, plan in plans.items()}
-    inputs = random_inputs(next(iter(plans.values())))
+    inputs = list(random_inputs(next(iter(plans.values()))).values())
     runs: dict[str, int] = {}
     for name, executor in executors.items():
         once_us = float(np.min(executor.time(inputs, 1, 2)))

@@ -21,9 +21,10 @@ from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.kernel_library import compile_kernels, host_target
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
 from top_tvm.compiler.partition import Placement
-from top_tvm.compiler.session import Session, random_inputs
+from top_tvm.compiler.session import Session
 from top_tvm.compiler.transform.schedule_cpu import schedule_prim_func
 from top_tvm.plan import Kernel
+from top_tvm.random_inputs import random_inputs
 
 _SHORT, _LONG = 16, 80
 _COPY_FLOATS = 8 * 2**20  # 32 MiB in, 32 MiB out: larger than any private cache
@@ -134,4 +135,4 @@ def _executor(
         for index, (stream, threads) in enumerate(places)
     )
     plan = assemble(graph, schedule, streams=streams, partitioner="calibration")
-    return session.executor(plan), random_inputs(plan)
+    return session.executor(plan), list(random_inputs(plan).values())

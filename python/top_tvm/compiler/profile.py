@@ -18,7 +18,8 @@ from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.op_graph import Op, OpGraph
 from top_tvm.compiler.partition import Placement
-from top_tvm.compiler.session import Session, random_inputs
+from top_tvm.compiler.session import Session
+from top_tvm.random_inputs import random_inputs
 from top_tvm.runtime.native import onednn_version
 
 Progress = Callable[[str, int, int], None]
@@ -113,7 +114,7 @@ def _measure(
     ]
     plan = assemble(graph, tuple(schedule), streams=streams, partitioner="profile")
     executor = session.executor(plan)
-    inputs = random_inputs(plan)
+    inputs = list(random_inputs(plan).values())
     run_us = float(np.median(executor.time(inputs, 1, 2)))
     repeats = int(_SECONDS_PER_FORM * 1e6 / max(run_us, 1.0) / _ROUNDS)
     repeats = min(max(repeats, _MIN_REPEATS), _MAX_REPEATS)

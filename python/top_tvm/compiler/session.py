@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from top_tvm import _native
@@ -35,16 +34,3 @@ class Session:
         used = {tensor.storage for tensor in plan.tensors if tensor.space == "constant"}
         constants = {key: self.constants[key] for key in used}
         return _native.Executor(plan, constants, self.library, onednn_module())
-
-
-def random_inputs(plan: Plan, seed: int = 0) -> list[Array]:
-    """Inputs to measure with: normal floats, zero integers (which may be indices)."""
-    generator = np.random.default_rng(seed)
-    inputs = []
-    for index in plan.inputs:
-        tensor = plan.tensors[index]
-        array: Array = np.zeros(tensor.shape, dtype=tensor.dtype)
-        if array.dtype.kind == "f":
-            array[...] = generator.standard_normal(tensor.shape)
-        inputs.append(aligned(array))
-    return inputs

@@ -101,7 +101,7 @@ class PlanView:
             f"predicted {_time(self.predicted_us or None)} us, "
             f"measured {_time(self.measured_us or None)} us"
         )
-        titles = ("stage", "group", "stream", "threads", "us", "kernel", "op")
+        titles = ("stage", "group", "stream", "threads", "us", "kernel", "op", "what")
         return "\n".join([head, *_table(titles, (_row(op) for op in self.ops))])
 
 
@@ -146,14 +146,15 @@ def _time(time_us: float | None) -> str:
 def _row(op: OpView) -> tuple[str, ...]:
     stream = "all" if op.threads > 1 else str(op.stream)
     place = (str(op.stage), str(op.group), stream, str(op.threads))
-    return (*place, _time(op.solo_us), op.kernel, op.name)
+    library = op.kernel.partition(":")[0]
+    return (*place, _time(op.solo_us), library, op.name, op.origin)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of columns: numbers to the right, names to the left."""
     table = [titles, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
-    left = {titles.index("kernel"), titles.index("op")}
+    left = {titles.index(title) for title in ("kernel", "op", "what")}
     return [
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)
