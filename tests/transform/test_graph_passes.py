@@ -11,6 +11,7 @@ from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
+from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 RNG = np.random.default_rng(7)
@@ -71,6 +72,16 @@ def test_sum_of_stack_becomes_additions():
 
     after = relax.transform.CanonicalizeBindings()(StackSumToAdd(Before))
     tvm.ir.assert_structural_equal(after, Expected)
+
+
+def test_dropout_disappears():
+    def body(b, x):
+        kept = b.emit(relax.TupleGetItem(b.emit(relax.op.nn.dropout(x, 0.5)), 0))
+        return b.emit(relax.op.nn.relu(kept))
+
+    before = module((2, 3), body)
+    expected = module((2, 3), lambda b, x: b.emit(relax.op.nn.relu(x)))
+    tvm.ir.assert_structural_equal(RemoveDropout(before), expected)
 
 
 def test_sum_over_another_axis_stays():

@@ -15,6 +15,7 @@ from top_tvm.compiler.transform.dispatch_library import (
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lower_concat import LowerConcat
+from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
@@ -28,6 +29,7 @@ def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
         Whether convolutions and matmuls go to oneDNN; otherwise TVM generates them, too.
     """
     normalise = [
+        RemoveDropout,
         StackSumToAdd,
         FoldConstants,
         DecomposeBatchNorm,

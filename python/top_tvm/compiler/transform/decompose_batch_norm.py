@@ -46,13 +46,6 @@ class _DecomposeBatchNorm(Rewriter):
         # The running statistics are results of the Relax operator that inference never reads.
         return relax.Tuple([result, call.args[3], call.args[4]])
 
-    def replace(self, expr: Expr) -> Expr:
-        if isinstance(expr, relax.TupleGetItem):
-            fields = self.env.get(expr.tuple_value)
-            if isinstance(fields, relax.Tuple):
-                return fields.fields[expr.index]
-        return super().replace(expr)
-
 
 @tvm.transform.module_pass(opt_level=0, name="DecomposeBatchNorm")
 def DecomposeBatchNorm(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:

@@ -90,7 +90,10 @@ class Rewriter:
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self.replace(field) for field in expr.fields])
         if isinstance(expr, relax.TupleGetItem):
-            return relax.TupleGetItem(self.replace(expr.tuple_value), expr.index)
+            fields = self.replace(expr.tuple_value)
+            if isinstance(fields, relax.Tuple):
+                return fields.fields[expr.index]
+            return relax.TupleGetItem(fields, expr.index)
         if isinstance(expr, relax.Call):
             arguments = [self.replace(argument) for argument in expr.args]
             return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
