@@ -17,7 +17,8 @@ from top_tvm import __version__
 from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
-from top_tvm.compiler.calibrate import Calibration, calibrate
+from top_tvm.compiler.calibrate import calibrate
+from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
@@ -62,7 +63,7 @@ class Compilation:
     variants: tuple[Variant, ...]
     kernels: bytes
     session: Session
-    calibration: Calibration
+    device: DeviceModel
     cache: MeasurementCache
 
 
@@ -161,10 +162,10 @@ def compile_model(
         kernels = compile_kernels(prim_funcs, host_target())
         progress("compile kernels", 1, 1)
         cache = MeasurementCache(host_name())
-        calibration = calibrate(streams, cache)
+        device = calibrate(streams, cache)
     constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
     session = Session.open(kernels, constants)
-    return Compilation(tuple(variants), kernels, session, calibration, cache)
+    return Compilation(tuple(variants), kernels, session, device, cache)
 
 
 def measure_ops(
@@ -175,11 +176,10 @@ def measure_ops(
     fresh: bool = False,
 ) -> PartitionProblem:
     """What a partitioner solves: dependencies of the ops and their costs, measured or cached."""
-    graph, calibration = variant.extracted.graph, compilation.calibration
-    device = calibration.device
+    graph, device = variant.extracted.graph, compilation.device
     session, cache = compilation.session, compilation.cache
     times = profile_ops(graph, session, device.streams, cache, progress, fresh=fresh)
-    costs = op_costs(graph, times, device, calibration.bandwidth_bytes_per_us)
+    costs = op_costs(times, device.streams)
     return PartitionProblem(tuple(graph.edges()), costs, device)
 
 
