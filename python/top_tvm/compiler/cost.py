@@ -22,7 +22,8 @@ class OpCost:
         Kernel time when nothing else runs, in microseconds. ``gang_us`` is infinite for an op that
         has no multi-threaded form.
     single_bandwidth, gang_bandwidth : float
-        Share of the device's memory bandwidth that the form uses while it runs alone, 0 to 1.
+        Share of what memory and other shared resources can do that the form uses while it runs
+        alone, 0 to 1; on CPU, what makes equal ops side by side as slow as measured.
     single_compute, gang_compute : float
         Share of the device's compute likewise. A single-stream op on CPU has ``1 / streams``, so
         that compute never saturates; on a wide device it may.
