@@ -2,7 +2,7 @@
 
 Random schedules of real models (random topological order, streams and thread forms) and the
 schedules of all partitioners are predicted, then measured in turns. Costs come from the profile of
-single ops and from the calibration with tiny kernels and copies; none of these plans took part.
+single ops and from the calibration with tiny kernels; none of these plans took part.
 
     python benchmarks/prediction.py --plans 30
 """
