@@ -100,6 +100,35 @@ def test_matrix_products_of_every_kind():
     assert_same(top_tvm.build(model).run({"x": x}), reference(model, {"x": x}))
 
 
+def test_equal_constants_are_stored_once():
+    first, second = (numpy_helper.from_array(random(6, 6), name) for name in ("v", "w"))
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["left"]),
+        helper.make_node("Relu", ["left"], ["middle"]),
+        helper.make_node("MatMul", ["middle", "w"], ["y"]),
+    ]
+    model = make(nodes, ["y"], [first, second])
+    exe = top_tvm.build(model)
+    x = random(2, 6)
+    assert_same(exe.run({"x": x}), reference(model, {"x": x}))
+    assert sum(array.shape == (6, 6) for array in exe.artifact.constants.values()) == 1
+
+
+def test_old_model_that_lists_its_weights_as_inputs():
+    model = make(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        ["y"],
+        [numpy_helper.from_array(random(6, 3), "w")],
+    )
+    model.ir_version = 3
+    model.opset_import[0].version = 8
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (6, 3)))
+    x = random(2, 6)
+    exe = top_tvm.build(model)
+    assert [spec.name for spec in exe.inputs] == ["x"]
+    assert_same(exe.run({"x": x}), reference(model, {"x": x}))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

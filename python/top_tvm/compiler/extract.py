@@ -70,6 +70,7 @@ class _Extractor:
     variables: list[relax.Var] = field(default_factory=list)
     env: dict[Any, Any] = field(default_factory=dict)  # variable -> value index, or tuple of them
     constants: dict[str, Array] = field(default_factory=dict)
+    constant_values: dict[str, int] = field(default_factory=dict)
     prim_funcs: dict[str, tirx.PrimFunc] = field(default_factory=dict)
 
     def run(self, input_names: tuple[str, ...], output_names: tuple[str, ...]) -> Extracted:
@@ -214,8 +215,10 @@ class _Extractor:
                 :24
             ]
             key = f"c{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
-            self.constants[key] = array
-            self.env[expr] = self._new_value(f"{key}:{len(self.values)}", expr.ty, "constant", key)
+            if key not in self.constants:  # models repeat values, zero biases for one
+                self.constants[key] = array
+                self.constant_values[key] = self._new_value(key, expr.ty, "constant", key)
+            self.env[expr] = self.constant_values[key]
         return int(self.env[expr])
 
     def _new_value(self, name: str, type_: Any, kind: Any, key: str) -> int:

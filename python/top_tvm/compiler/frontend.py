@@ -208,6 +208,8 @@ def import_onnx(
     inputs = tuple(value.name for value in runtime_inputs(model))
     check_operators(model, name)
     try:
+        # Before version 4 every initializer had to be an input, too; slimming separates them.
+        model.ir_version = max(model.ir_version, 4)
         # Exporters leave chains of Shape/Gather/Concat that TVM's importer cannot follow.
         model = onnxslim.slim(model)
     except Exception as error:  # onnxslim raises bare Exceptions of many kinds
