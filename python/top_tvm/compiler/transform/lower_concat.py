@@ -2,7 +2,8 @@
 
 TVM's own form computes every output element with a chain of selects over the inputs, which does not
 vectorise. Seen as matrices of ``outer x inner`` elements, a concatenation is a row-wise copy of
-contiguous runs; the reshapes around it are views and cost nothing.
+contiguous runs; the reshapes around it are views and cost nothing. The attribute ``top_tvm.concat``
+tells ``place_concats``, which makes most of these kernels unnecessary.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import tvm
 from tvm import relax
 
 from top_tvm.compiler.transform.rewriter import Expr, Rewriter, is_call, shape_of
+
+CONCAT_ATTRIBUTE = "top_tvm.concat"
 
 _COPY = """
         for j in range({width}):
@@ -43,7 +46,8 @@ def concat_kernel(rows: int, widths: tuple[int, ...], dtype: str) -> tvm.tirx.Pr
     source = (
         "@T.prim_func(private=True, s_tir=True)\n"
         f'def concat({", ".join(inputs)}, out: T.Buffer(({rows}, {total}), "{dtype}")):\n'
-        '    T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})\n'
+        '    T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, '
+        f'"{CONCAT_ATTRIBUTE}": True}})\n'
         f"    for i in T.parallel({rows}):{''.join(copies)}"
     )
     return tvm.script.from_source(source)
