@@ -236,7 +236,7 @@ void naive_lrn(const Op& op, const std::vector<Buffer>& data, const Buffer& out)
       const double x = data[0][at - channel + other];
       sum += x * x;
     }
-    const double scale = number(op, "bias") + number(op, "alpha") / number(op, "size") * sum;
+    const double scale = number(op, "k") + number(op, "alpha") / number(op, "size") * sum;
     out[at] = static_cast<float>(data[0][at] * std::pow(scale, -number(op, "beta")));
   }
 }
@@ -386,7 +386,7 @@ std::vector<Op> normalisations() {
   for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{
            {1, 7, 5, 96}, {2, 4, 4, 17}, {1, 3, 3, 3}, {1, 1, 1, 33}}) {
     ops.push_back({"lrn",
-                   {{"size", {5}}, {"alpha", {0.5}}, {"beta", {0.75}}, {"bias", {2}}},
+                   {{"size", {5}}, {"alpha", {0.5}}, {"beta", {0.75}}, {"k", {2}}},
                    {{"data", shape, false}},
                    shape});
   }
