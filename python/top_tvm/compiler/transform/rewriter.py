@@ -74,6 +74,7 @@ class Rewriter:
         self.env: dict[Any, Expr] = {}
         self.producer: dict[Any, Expr] = {}
         self.uses: Counter[Any] = Counter()
+        self.functions: dict[str, Expr] = {}  # of the new module, but for main
 
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         """Return the expression to bind instead of ``call`` (its arguments already replaced)."""
@@ -106,7 +107,9 @@ class Rewriter:
             return relax.TupleGetItem(fields, expr.index)
         if isinstance(expr, relax.Call):
             arguments = [self.replace(argument) for argument in expr.args]
-            return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
+            return relax.Call(self.replace(expr.op), arguments, expr.attrs, expr.ty_args)
+        if isinstance(expr, tvm.ir.GlobalVar):
+            return self.functions.get(expr.name_hint, expr)
         return expr
 
     def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
@@ -117,7 +120,8 @@ class Rewriter:
         self.uses.update(variables_in(function.body.body))
         for name, other in module.functions.items():
             if name.name_hint != "main":
-                self.builder.add_func(other, name.name_hint)
+                function_name = name.name_hint
+                self.functions[function_name] = self.builder.add_func(other, function_name)
         params = list(function.params)
         attributes = dict(function.attrs) if function.attrs else {}
         with self.builder.function("main", params, attrs=attributes):
