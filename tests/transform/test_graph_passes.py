@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tvm
-from tvm import relax
+from tvm import relax, topi
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -11,7 +11,9 @@ from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
+from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
+from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 RNG = np.random.default_rng(7)
@@ -74,6 +76,97 @@ def test_sum_of_stack_becomes_additions():
     tvm.ir.assert_structural_equal(after, Expected)
 
 
+def clipped(b, x, *bounds):
+    return b.emit_te(topi.minimum, b.emit_te(topi.maximum, x, bounds[0]), bounds[1])
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_clip_is_made_of_operators(as_tensors):
+    bounds = (-1.0, 6.0)
+    if as_tensors:
+        bounds = tuple(relax.const(np.float32(bound)) for bound in bounds)
+    after = RestoreClip(module((2, 3), lambda b, x: clipped(b, x, *bounds)))
+
+    def expected(b, x):
+        y = b.emit(relax.op.maximum(x, relax.const(np.float32(-1))))
+        return b.emit(relax.op.minimum(y, relax.const(np.float32(6))))
+
+    tvm.ir.assert_structural_equal(
+        relax.transform.CanonicalizeBindings()(after),
+        relax.transform.CanonicalizeBindings()(module((2, 3), expected)),
+    )
+
+
+def test_maximum_of_tensors_stays():
+    mod = module((2, 3), lambda b, x: b.emit_te(topi.maximum, x, b.emit(relax.op.exp(x))))
+    assert calls(RestoreClip(mod)) == ["exp", "call_tir"]
+
+
+ONE_DIMENSIONAL = {
+    "conv1d": lambda x: relax.op.nn.conv1d(
+        x, relax.const(random(6, 2, 3)), strides=2, padding=(1, 2), dilation=2, groups=2
+    ),
+    "conv1d_transpose": lambda x: relax.op.nn.conv1d_transpose(
+        x, relax.const(random(4, 3, 3)), strides=2, padding=(1, 0), output_padding=1
+    ),
+    "max_pool1d": lambda x: relax.op.nn.max_pool1d(
+        x, pool_size=3, strides=2, padding=(1, 1), ceil_mode=True
+    ),
+    "avg_pool1d": lambda x: relax.op.nn.avg_pool1d(
+        x, pool_size=3, strides=2, padding=(1, 0), count_include_pad=True
+    ),
+}
+
+
+def random(*shape):
+    return RNG.standard_normal(shape).astype("float32")
+
+
+@pytest.mark.parametrize("name", ONE_DIMENSIONAL)
+def test_one_dimension_becomes_two(name):
+    mod = module((2, 4, 9), lambda b, x: b.emit(ONE_DIMENSIONAL[name](x)))
+    after = LiftTo2D(mod)
+    assert f"nn.{name.replace('1d', '2d')}" in calls(after)
+    assert f"nn.{name}" not in calls(after)
+    assert_same_numbers(mod, after, (2, 4, 9))
+
+
+def test_one_dimensional_network_keeps_its_layout():
+    def body(b, x):
+        for _ in range(2):
+            y = b.emit(relax.op.nn.conv1d(x, relax.const(random(4, 4, 3)), padding=1))
+            y = b.emit(relax.op.add(y, relax.const(random(1, 4, 1))))
+            x = b.emit(relax.op.clip(b.emit(relax.op.nn.relu(y)), 0, 1))
+        return x
+
+    mod = module((2, 4, 9), body)
+    after = ConvertToNHWC(FoldConstants(LiftTo2D(mod)))
+    names = calls(after)
+    assert names.count("permute_dims") == 2  # on the way in and out
+    first = names.index("nn.conv2d")
+    block = ["nn.conv2d", "add", "nn.relu", "clip"]
+    assert names[first : first + 8] == block * 2
+    assert_same_numbers(mod, after, (2, 4, 9))
+
+
+def test_transposed_convolution_runs_between_permutations():
+    def body(b, x):
+        weight = relax.const(random(4, 3, 2, 2))
+        return b.emit(relax.op.nn.conv2d_transpose(x, weight, strides=(2, 2)))
+
+    mod = module((1, 4, 5, 6), body)
+    after = ConvertToNHWC(mod)
+    assert calls(after) == [*["permute_dims"] * 2, "nn.conv2d_transpose", *["permute_dims"] * 2]
+    assert_same_numbers(mod, after, (1, 4, 5, 6))
+
+
+def test_kernels_survive_passes_over_operators():
+    mod = module((2, 3), lambda b, x: b.emit_te(topi.maximum, x, b.emit(relax.op.exp(x))))
+    after = FoldConstants(RestoreClip(mod))
+    relax.analysis.well_formed(after)
+    assert_same_numbers(mod, after, (2, 3))
+
+
 def test_dropout_disappears():
     def body(b, x):
         kept = b.emit(relax.TupleGetItem(b.emit(relax.op.nn.dropout(x, 0.5)), 0))
@@ -100,6 +193,10 @@ def test_sum_over_another_axis_stays():
         (lambda c: relax.op.add(c, relax.const(np.float32(2))), lambda a: a + np.float32(2)),
         (lambda c: relax.op.broadcast_to(c, (4, 2, 3)), lambda a: np.broadcast_to(a, (4, 2, 3))),
         (lambda c: relax.op.sqrt(c), np.sqrt),
+        (
+            lambda c: relax.op.where(relax.const(np.bool_([True, False, True])), c, c * c),
+            lambda a: np.where([True, False, True], a, a * a),
+        ),
     ],
 )
 def test_constants_fold_to_what_numpy_says(expression, value):

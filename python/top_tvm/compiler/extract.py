@@ -21,15 +21,13 @@ from tvm.s_tir import SBlockRealize
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
 from top_tvm.compiler.place_concats import place_concats
 from top_tvm.compiler.restride import with_strides
-from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE
+from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
 from top_tvm.compiler.transform.lower_concat import CONCAT_ATTRIBUTE
-from top_tvm.compiler.transform.rewriter import Expr, as_constant, constant, is_call, shape_of
+from top_tvm.compiler.transform.rewriter import is_call, shape_of
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
 Array = npt.NDArray[Any]
-# Primitives that take any strides but those of the channels.
-STRIDED_PRIMITIVES = ("conv2d",)
 
 
 @dataclass(frozen=True)
@@ -108,10 +106,10 @@ class _Extractor:
         variables = tuple(self.variables[index] for index in kept)
         return Extracted(replace(graph, ops=ops), self.constants, prim_funcs, variables)
 
-    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Kernel | None:
+    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Kernel:
         """Kernel of an op whose arguments have these strides."""
         if op.kernel.library == "onednn":
-            return op.kernel if op.kernel.symbol in STRIDED_PRIMITIVES else None
+            return op.kernel  # primitives see the strides of their arguments
         function = with_strides(self.prim_funcs[op.kernel.symbol], strides)
         symbol = _symbol(re.sub(r"_[0-9a-f]{16}$", "", op.kernel.symbol), function)
         self.prim_funcs[symbol] = function
@@ -163,23 +161,12 @@ class _Extractor:
         description = json.loads(function.attrs[KERNEL_ATTRIBUTE])
         symbol = description["symbol"]
         attributes = {name: tuple(value) for name, value in description["attributes"].items()}
-        expressions = [call.args[index] for index in description["arguments"]]
-        if attributes["bias"] == (1,):
-            expressions[2] = _bias_vector(expressions[2], shape_of(var)[-1])
-        arguments = tuple(self._resolve(expression) for expression in expressions)
+        arguments = tuple(self._resolve(call.args[index]) for index in description["arguments"])
         kernel = Kernel("onednn", symbol, attributes, moldable=True)
-        weight = self.values[arguments[1]].shape
-        if symbol == "conv2d":
-            flops = 2 * prod(shape_of(var)) * prod(weight[1:])
-            inputs = weight[1] * int(attributes["groups"][0])
-            label = f"{weight[2]}x{weight[3]} {inputs}->{weight[0]}"
-        else:
-            depth = weight[-2]
-            flops = 2 * prod(shape_of(var)) * depth
-            label = f"{depth}->{weight[-1]}"
-        epilogue = ["bias"] if attributes["bias"] == (1,) else []
+        epilogue = ["bias"] if attributes.get("bias") == (1,) else []
         epilogue += [name.partition(".")[2] for name in sorted(attributes) if "." in name]
-        origin = " + ".join([f"{symbol} {label}", *epilogue])
+        origin = " + ".join([f"{symbol} {description['label']}", *epilogue])
+        flops = description["flops"]
         return self._add_op(symbol, kernel, arguments, [var.ty], flops, origin)[0]
 
     def _add_op(
@@ -264,13 +251,6 @@ def _fingerprint(graph: OpGraph, op: Op) -> str:
     kernel = op.kernel
     text = repr((kernel.library, kernel.symbol, sorted(kernel.attributes.items()), operands))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _bias_vector(bias: Expr, channels: int) -> Expr:
-    """The bias as primitives take it, one value per channel, whatever shape it broadcasts from."""
-    value = constant(bias)
-    assert value is not None, "only constants are dispatched as bias"
-    return as_constant(np.broadcast_to(value.reshape(-1), (channels,)))
 
 
 def _is_parallel(statement: Any) -> bool:

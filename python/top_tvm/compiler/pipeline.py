@@ -7,15 +7,14 @@ from tvm import relax
 
 from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
-from top_tvm.compiler.transform.dispatch_library import (
-    DescribeLibraryCalls,
-    DispatchOneDNN,
-    DispatchViews,
-)
+from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
+from top_tvm.compiler.transform.dispatch_views import DispatchViews
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
+from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
+from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
@@ -26,9 +25,11 @@ def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
     Parameters
     ----------
     onednn : bool
-        Whether convolutions and matmuls go to oneDNN; otherwise TVM generates them, too.
+        Whether oneDNN executes what it has primitives for; otherwise TVM generates all kernels.
     """
     normalise = [
+        RestoreClip,
+        LiftTo2D,
         RemoveDropout,
         StackSumToAdd,
         FoldConstants,
@@ -39,7 +40,7 @@ def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
         FoldConstants,
         LowerConcat,
     ]
-    dispatch = [*([DispatchOneDNN] if onednn else []), DispatchViews, DescribeLibraryCalls]
+    dispatch = [*([DispatchOneDNN] if onednn else []), DispatchViews]
     generate = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),

@@ -23,7 +23,8 @@ Expr = Any
 
 def as_constant(array: Array) -> GenericConst:
     """Constant of exactly the array's dtype (``relax.const`` alone narrows 64-bit ones)."""
-    return relax.const(np.ascontiguousarray(array), str(array.dtype))
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)  # which has an axis at least
+    return relax.const(contiguous, str(array.dtype))
 
 
 def constant(expr: Expr) -> Array | None:
@@ -35,6 +36,15 @@ def scalar(expr: Expr) -> float | None:
     """Value of a constant with one element, or None."""
     value = constant(expr)
     return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+
+def uniform(expr: Expr) -> float | None:
+    """Value of a constant whose elements are all equal, or None."""
+    value = constant(expr)
+    if value is None or value.size == 0:
+        return None
+    first = value.reshape(-1)[0]
+    return float(first) if np.all(value == first) else None
 
 
 def shape_of(expr: Expr) -> tuple[int, ...]:
@@ -64,6 +74,7 @@ class Rewriter:
         self.env: dict[Any, Expr] = {}
         self.producer: dict[Any, Expr] = {}
         self.uses: Counter[Any] = Counter()
+        self.functions: dict[str, Expr] = {}  # of the new module, but for main
 
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         """Return the expression to bind instead of ``call`` (its arguments already replaced)."""
@@ -96,18 +107,21 @@ class Rewriter:
             return relax.TupleGetItem(fields, expr.index)
         if isinstance(expr, relax.Call):
             arguments = [self.replace(argument) for argument in expr.args]
-            return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
+            return relax.Call(self.replace(expr.op), arguments, expr.attrs, expr.ty_args)
+        if isinstance(expr, tvm.ir.GlobalVar):
+            return self.functions.get(expr.name_hint, expr)
         return expr
 
     def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
         function = module["main"]
-        bindings = _bindings(function)
-        self.uses = Counter(var for binding in bindings for var in _variables(binding.value))
-        self.uses.update(_variables(function.body.body))
+        bindings = bindings_of(function)
+        self.uses = Counter(var for binding in bindings for var in variables_in(binding.value))
+        self.uses.update(variables_in(function.body.body))
         for name, other in module.functions.items():
             if name.name_hint != "main":
-                self.builder.add_func(other, name.name_hint)
+                function_name = name.name_hint
+                self.functions[function_name] = self.builder.add_func(other, function_name)
         params = list(function.params)
         attributes = dict(function.attrs) if function.attrs else {}
         with self.builder.function("main", params, attrs=attributes):
@@ -135,7 +149,8 @@ class Rewriter:
         return relax.Tuple(emitted) if isinstance(output, relax.Tuple) else emitted[0]
 
 
-def _bindings(function: relax.Function) -> list[relax.VarBinding]:
+def bindings_of(function: relax.Function) -> list[relax.VarBinding]:
+    """All bindings of a function; raises :class:`ModelError` at dynamic shape checks."""
     blocks = function.body.blocks
     bindings = [binding for block in blocks for binding in block.bindings]
     for binding in bindings:
@@ -146,15 +161,16 @@ def _bindings(function: relax.Function) -> list[relax.VarBinding]:
     return bindings
 
 
-def _variables(expr: Expr) -> list[relax.Var]:
+def variables_in(expr: Expr) -> list[relax.Var]:
+    """Variables that an expression reads, as often as it does."""
     if isinstance(expr, relax.Var):
         return [expr]
     if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in _variables(field)]
+        return [var for field in expr.fields for var in variables_in(field)]
     if isinstance(expr, relax.TupleGetItem):
-        return _variables(expr.tuple_value)
+        return variables_in(expr.tuple_value)
     if isinstance(expr, relax.Call):
-        return [var for argument in expr.args for var in _variables(argument)]
+        return [var for argument in expr.args for var in variables_in(argument)]
     return []
 
 
