@@ -21,6 +21,7 @@ from tvm.s_tir import SBlockRealize
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
 from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE
 from top_tvm.compiler.transform.rewriter import Expr, as_constant, constant, is_call, shape_of
+from top_tvm.compiler.transform.schedule_cpu import FLOPS_ATTRIBUTE
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
@@ -133,7 +134,7 @@ class _Extractor:
         types = list(var.ty.fields) if tuple_type else [var.ty]
         kernel = Kernel("tvm", symbol, {}, moldable=_is_parallel(function.body))
         stem = re.sub(r"\d+$", "", name.name_hint)
-        flops = int(tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function})))
+        flops = int(function.attrs.get(FLOPS_ATTRIBUTE, 0)) if function.attrs else 0
         outputs = self._add_op(stem, kernel, arguments, types, flops, stem)
         return outputs if tuple_type else outputs[0]
 

@@ -19,6 +19,7 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from tvm.s_tir.schedule import ScheduleError
 
@@ -31,6 +32,8 @@ _TILE = 16
 # Elements that one iteration of a parallel loop should have at least when an axis is cut for it.
 _GRAIN = 1024
 _SCHEDULED = "tirx.is_scheduled"
+# Arithmetic operations of a scheduled kernel.
+FLOPS_ATTRIBUTE = "top_tvm.flops"
 
 
 def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -49,7 +52,10 @@ def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
         for nest in nests:
             if nest is not None:
                 _schedule_nest(schedule, nest)
-    return expand_math(schedule.mod["main"]).with_attr(_SCHEDULED, True)
+    # Counted here: TVM's counter knows the functions, but not what they expand to.
+    flops = int(estimate_tir_flops(schedule.mod))
+    attributes = {_SCHEDULED: True, FLOPS_ATTRIBUTE: flops}
+    return expand_math(schedule.mod["main"]).with_attrs(attributes)
 
 
 @dataclass(frozen=True)
