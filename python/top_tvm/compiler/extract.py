@@ -24,6 +24,7 @@ from top_tvm.compiler.restride import with_strides
 from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
 from top_tvm.compiler.transform.lower_concat import CONCAT_ATTRIBUTE
 from top_tvm.compiler.transform.rewriter import is_call, shape_of
+from top_tvm.compiler.transform.schedule_cpu import FLOPS_ATTRIBUTE
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
@@ -153,7 +154,7 @@ class _Extractor:
         types = list(var.ty.fields) if tuple_type else [var.ty]
         kernel = Kernel("tvm", symbol, {}, moldable=_is_parallel(function.body))
         stem = re.sub(r"\d+$", "", name.name_hint)
-        flops = int(tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function})))
+        flops = int(function.attrs.get(FLOPS_ATTRIBUTE, 0)) if function.attrs else 0
         outputs = self._add_op(stem, kernel, arguments, types, flops, stem)
         return outputs if tuple_type else outputs[0]
 
