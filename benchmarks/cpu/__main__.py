@@ -54,13 +54,9 @@ def main() -> int:
     context = describe_context(options.threads)
     print("; ".join(f"{key} {value}" for key, value in context.items()), flush=True)
     records: list[dict[str, Any]] = []
-    failures: list[str] = []
     with progress_bars() as progress:
         for precision, batch in itertools.product(options.precision, options.batch):
-            try:
-                records += measure_group(options, batch, precision, progress)
-            except TopTVMError as error:  # not every CPU has every precision
-                failures.append(f"{precision}, batch {batch}: not measured: {error}")
+            records += measure_group(options, batch, precision, progress)
     if "build" in options.only:
         seconds = measure_build(options.build_model, options.threads)
         records.append({"section": "build", "model": options.build_model, "seconds": seconds})
@@ -68,7 +64,7 @@ def main() -> int:
     if options.json:
         report = {"context": context, "records": records}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
-    failures += [line for record in records for line in find_errors(record)]
+    failures = [line for record in records for line in find_failures(record)]
     for line in failures:
         print(line, file=sys.stderr)
     return 1 if failures else 0
@@ -149,8 +145,12 @@ def measure_group(
             if section == "error" and (model != ERROR_MODEL or precision != "fp32"):
                 continue
             print(f"{title}, {model}: {section}", file=sys.stderr, flush=True)
-            key = {"section": section, "model": model, "batch": batch, "precision": precision}
-            records.append({**key, **measure(section, case, rounds, peaks)})
+            record = {"section": section, "model": model, "batch": batch, "precision": precision}
+            try:
+                record |= measure(section, case, rounds, peaks)
+            except TopTVMError as error:  # not every CPU has every precision
+                record |= {"section": "failure", "message": f"{section} not measured: {error}"}
+            records.append(record)
     for section in wanted:
         if chosen := [record for record in records if record["section"] == section]:
             print(TABLES[section](title, chosen), flush=True)
@@ -171,11 +171,15 @@ def measure(section: str, case: Case, rounds: int, peaks: tuple[float, float]) -
     return measure_ops(case, peaks) if section == "ops" else measure_memory(case)
 
 
-def find_errors(record: dict[str, Any]) -> list[str]:
-    """Lines on the systems whose outputs differ from ONNX Runtime's by more than the tolerance."""
+def find_failures(record: dict[str, Any]) -> list[str]:
+    """What could not be measured, and outputs that are not ONNX Runtime's within the tolerance."""
+    if record["section"] == "build":
+        return []
+    place = f"{record['model']}, {record['precision']}, batch {record['batch']}"
+    if record["section"] == "failure":
+        return [f"{place}: {record['message']}"]
     return [
-        f"{record['model']}, {record['precision']}, batch {record['batch']}: "
-        f"the outputs of {system} differ from ONNX Runtime's by {error:.1e}"
+        f"{place}: the outputs of {system} differ from ONNX Runtime's by {error:.1e}"
         for system, error in record.get("errors", {}).items()
         if error > TOLERANCE[record["precision"]]
     ]
