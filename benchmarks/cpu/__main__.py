@@ -1,7 +1,7 @@
 """top_tvm against ONNX Runtime and OpenVINO on this CPU: ``make bench-cpu``.
 
     python benchmarks/cpu --only latency,throughput --models squeezenet,vit_small --batch 1
-    python benchmarks/cpu --quick                   # batch 1, float32, few rounds
+    python benchmarks/cpu --quick                   # minutes instead of half an hour
     python benchmarks/cpu --only ops --ops resnet50 # every op against the roofline
 
 All systems get the same cores, threads and inputs and take turns; weights are random with a fixed
@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--ops", type=names_of(MODELS), default=[], metavar="LIST")
     parser.add_argument("--build-model", choices=MODELS, default="resnet50")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every record")
-    parser.add_argument("--quick", action="store_true", help="batch 1, fp32, 3 rounds")
+    parser.add_argument(
+        "--quick", action="store_true", help="batch 1, fp32, 3 rounds, no memory and builds"
+    )
     options = parser.parse_args()
     if options.quick:
         options.batch, options.precision, options.rounds = [1], ["fp32"], 3
+        options.only = [name for name in options.only if name not in ("memory", "build")]
     return options
 
 
@@ -137,6 +141,8 @@ def measure_group(
     title = f"{precision}, batch {batch}"
     rounds = options.rounds if batch == 1 else max(2, options.rounds // 2)
     wanted = [name for name in SECTIONS if name in options.only and name != "build"]
+    if batch != options.batch[0] and "memory" in wanted:
+        wanted.remove("memory")  # once is enough
     peaks = measure_peaks(options.threads, precision) if "ops" in wanted else (0.0, 0.0)
     records = []
     for model in options.models:
@@ -144,7 +150,7 @@ def measure_group(
         for section in wanted:
             if section == "error" and (model != ERROR_MODEL or precision != "fp32"):
                 continue
-            print(f"{title}, {model}: {section}", file=sys.stderr, flush=True)
+            print(f"{time.strftime('%H:%M:%S')} {title}, {model}: {section}", file=sys.stderr)
             record = {"section": section, "model": model, "batch": batch, "precision": precision}
             try:
                 record |= measure(section, case, rounds, peaks)

@@ -15,7 +15,7 @@ from case import Case
 from top_tvm.compare import compile_openvino, executable_system, ratio_over_rounds, take_turns
 
 CLIENTS = 2
-BURST_S = 0.5
+BURST_S = 0.4
 MIN_BURST = 8
 
 # Handles that many requests and returns when all are answered.
