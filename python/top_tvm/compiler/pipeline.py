@@ -5,6 +5,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from top_tvm.compiler.transform.convert_precision import ConvertPrecision
 from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.dispatch_library import (
@@ -20,13 +21,15 @@ from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 
-def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
+def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass:
     """Passes from an imported module to fused, scheduled kernels.
 
     Parameters
     ----------
     onednn : bool
         Whether convolutions and matmuls go to oneDNN; otherwise TVM generates them, too.
+    precision : {"fp32", "bf16"}
+        What kernels hand to each other; see :mod:`~top_tvm.compiler.transform.convert_precision`.
     """
     normalise = [
         RemoveDropout,
@@ -44,6 +47,7 @@ def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
+        *([ConvertPrecision] if precision == "bf16" else []),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         ScheduleCPU,

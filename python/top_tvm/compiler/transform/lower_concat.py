@@ -14,6 +14,9 @@ from tvm import relax
 
 from top_tvm.compiler.transform.rewriter import Expr, Rewriter, is_call, shape_of
 
+# Marks the kernel, which takes any element type.
+CONCAT_ATTRIBUTE = "top_tvm.concat"
+
 _COPY = """
         for j in range({width}):
             with T.sblock("copy{index}"):
@@ -43,7 +46,8 @@ def concat_kernel(rows: int, widths: tuple[int, ...], dtype: str) -> tvm.tirx.Pr
     source = (
         "@T.prim_func(private=True, s_tir=True)\n"
         f'def concat({", ".join(inputs)}, out: T.Buffer(({rows}, {total}), "{dtype}")):\n'
-        '    T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})\n'
+        '    T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, '
+        f'"{CONCAT_ATTRIBUTE}": True}})\n'
         f"    for i in T.parallel({rows}):{''.join(copies)}"
     )
     return tvm.script.from_source(source)

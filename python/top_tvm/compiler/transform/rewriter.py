@@ -7,6 +7,7 @@ how often is a result used), so they share this walk instead.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,23 @@ def is_call(expr: Expr, name: str) -> bool:
     )
 
 
+def substitute(expr: Expr, env: Mapping[Any, Expr]) -> Expr:
+    """Replace variables inside an expression."""
+    if isinstance(expr, relax.Var):
+        return env.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([substitute(field, env) for field in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        fields = substitute(expr.tuple_value, env)
+        if isinstance(fields, relax.Tuple):
+            return fields.fields[expr.index]
+        return relax.TupleGetItem(fields, expr.index)
+    if isinstance(expr, relax.Call):
+        arguments = [substitute(argument, env) for argument in expr.args]
+        return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
+    return expr
+
+
 class Rewriter:
     """Base of passes that replace calls; subclasses override :meth:`rewrite`."""
 
@@ -85,19 +103,7 @@ class Rewriter:
 
     def replace(self, expr: Expr) -> Expr:
         """Map variables of the old function inside an expression to the new ones."""
-        if isinstance(expr, relax.Var):
-            return self.env.get(expr, expr)
-        if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.replace(field) for field in expr.fields])
-        if isinstance(expr, relax.TupleGetItem):
-            fields = self.replace(expr.tuple_value)
-            if isinstance(fields, relax.Tuple):
-                return fields.fields[expr.index]
-            return relax.TupleGetItem(fields, expr.index)
-        if isinstance(expr, relax.Call):
-            arguments = [self.replace(argument) for argument in expr.args]
-            return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
-        return expr
+        return substitute(expr, self.env)
 
     def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""

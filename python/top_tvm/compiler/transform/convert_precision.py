@@ -1,0 +1,290 @@
+"""Store in bfloat16 what kernels hand to each other, and compute in float32 inside them.
+
+After fusion the arguments and results of the kernels are exactly what goes through memory, so this
+is where precision is decided. A kernel that TVM generates reads bfloat16, computes in float32 as
+before and rounds what it writes; nothing inside of it is rounded, however delicate it is. oneDNN's
+primitives do the same by themselves: they take bfloat16, accumulate and apply their epilogue in
+float32, and round once. Their weights are converted here; biases and other vectors stay float32.
+
+Three kinds of values stay float32: inputs and outputs of the model, and what a kernel turns into
+integers or booleans, where rounding could change an index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import tvm
+import tvm_ffi
+from tvm import relax, topi
+from tvm.ir import GenericConst
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE, composite_call
+from top_tvm.compiler.transform.lower_concat import CONCAT_ATTRIBUTE, concat_kernel
+from top_tvm.compiler.transform.rewriter import (
+    Expr,
+    as_constant,
+    constant,
+    is_call,
+    shape_of,
+    substitute,
+)
+
+_FLOATS = {"float16", "float32", "float64"}
+
+
+@tvm.transform.module_pass(opt_level=0, name="ConvertPrecision")
+def ConvertPrecision(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+    """Make float32 values between kernels bfloat16; runs between ``FuseOps`` and ``FuseTIR``."""
+    converter = _Converter(module, _wide_values(module))
+    main = module.get_global_var("main")
+    converter.builder_.update_func(main, converter.visit_expr(module["main"]))
+    return relax.transform.Normalize()(converter.builder_.get())
+
+
+def _wide_values(module: tvm.IRModule) -> set[relax.Var]:
+    """Kernel results that must stay float32."""
+    main = module["main"]
+    wide: set[relax.Var] = set()
+    written_by: dict[relax.Var, set[relax.Var]] = {}
+
+    def writers(expr: Expr) -> set[relax.Var]:
+        """Kernel results in whose memory the expression lies."""
+        if isinstance(expr, relax.Var):
+            return written_by.get(expr, set())
+        if isinstance(expr, relax.Tuple):
+            return {var for field in expr.fields for var in writers(field)}
+        if isinstance(expr, relax.TupleGetItem):
+            return writers(expr.tuple_value)
+        if isinstance(expr, relax.Call):
+            return {var for argument in expr.args for var in writers(argument)}
+        return set()
+
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if _is_kernel(module, binding.value):
+                written_by[binding.var] = {binding.var}
+                if not _all_floats(module, binding):
+                    wide |= writers(binding.value)
+            else:
+                written_by[binding.var] = writers(binding.value)
+    return wide | writers(main.body.body)
+
+
+def _is_kernel(module: tvm.IRModule, value: Expr) -> bool:
+    if is_call(value, "call_tir"):
+        return True
+    if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.GlobalVar):
+        return False
+    return bool(module[value.op].attrs.get("Codegen") != "view")
+
+
+def _all_floats(module: tvm.IRModule, binding: relax.VarBinding) -> bool:
+    """Whether a kernel computes nothing but floating point numbers."""
+    variables = [binding.var]
+    if isinstance(binding.value.op, tvm.ir.GlobalVar):
+        blocks = module[binding.value.op].body.blocks
+        variables += [inner.var for block in blocks for inner in block.bindings]
+    types = [type_ for var in variables for type_ in _fields(var.ty)]
+    return all(str(t.dtype) in _FLOATS for t in types if isinstance(t, relax.TensorType))
+
+
+@mutator
+class _Converter(PyExprMutator):
+    """Rewrites ``main``; converted kernels become new functions of the module."""
+
+    def __init__(self, module: tvm.IRModule, wide: set[relax.Var]) -> None:
+        super().__init__(module)
+        self.module = module
+        self.wide = wide
+        self.functions: dict[tuple[str, str], tvm.ir.GlobalVar] = {}
+        self.constants: dict[GenericConst, GenericConst] = {}
+        self.copies: dict[Expr, relax.Var] = {}  # in the other type
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        value = self._convert(binding.var, binding.value)
+        output = not isinstance(binding.var, relax.DataflowVar)
+        var = self.builder_.emit_output(value) if output else self.builder_.emit(value)
+        self.set_var_remap(binding.var, var)
+
+    def _convert(self, var: relax.Var, value: Expr) -> Expr:
+        if not isinstance(value, relax.Call):
+            return self.visit_expr(value)
+        type_ = var.ty if var in self.wide else _narrow(var.ty)
+        if is_call(value, "call_tir"):
+            arguments = [self._operand(argument) for argument in value.args[1].fields]
+            return self._tir_call(var, value, arguments, type_)
+        function = self.module[value.op]
+        codegen = function.attrs.get("Codegen")
+        if codegen == "view":
+            arguments = [self.visit_expr(argument) for argument in value.args]
+            type_ = _with_dtype(var.ty, arguments[0].ty.dtype)
+        elif codegen is None:
+            arguments = [self._operand(argument) for argument in value.args]
+        else:
+            described = json.loads(function.attrs[KERNEL_ATTRIBUTE])
+            arguments = [
+                self._library_operand(argument, index in described["arguments"][:2])
+                for index, argument in enumerate(value.args)
+            ]
+        return self._call(value.op, function, arguments, type_)
+
+    # --- Arguments ---
+
+    def _operand(self, expr: Expr) -> Expr:
+        """Argument of a generated kernel: matrices become bfloat16, vectors are not worth it."""
+        value = constant(expr)
+        if value is not None:
+            matrix = sum(extent > 1 for extent in value.shape) > 1
+            return self._narrow_constant(expr) if matrix else expr
+        return self.visit_expr(expr)
+
+    def _library_operand(self, expr: Expr, multiplied: bool) -> Expr:
+        """Argument of a primitive; ``multiplied`` for the operands of a convolution or product."""
+        value = constant(expr)
+        if value is not None:
+            return self._narrow_constant(expr) if multiplied and value.ndim > 1 else expr
+        return self._in_dtype(self.visit_expr(expr), "bfloat16")
+
+    def _narrow_constant(self, expr: GenericConst) -> GenericConst:
+        if str(expr.ty.dtype) != "float32":
+            return expr
+        if expr not in self.constants:
+            self.constants[expr] = as_constant(expr.value.numpy().astype(ml_dtypes.bfloat16))
+        return self.constants[expr]
+
+    def _in_dtype(self, expr: Expr, dtype: str) -> Expr:
+        """Argument in one of the two types, converted by a kernel of its own where it is not."""
+        if str(expr.ty.dtype) == dtype or str(expr.ty.dtype) not in ("float32", "bfloat16"):
+            return expr
+        if expr not in self.copies:  # there are two types, so the other one is wanted
+            self.copies[expr] = self.builder_.emit(self.builder_.call_te(topi.cast, expr, dtype))
+        return self.copies[expr]
+
+    # --- Kernels ---
+
+    def _tir_call(
+        self, var: relax.Var, call: relax.Call, arguments: list[Expr], type_: Any
+    ) -> relax.Call:
+        name = call.args[0]
+        kernel = self.module[name]
+        if kernel.attrs and kernel.attrs.get(CONCAT_ATTRIBUTE):
+            return self._concat(arguments, type_)
+        params = [relax.Var(f"p{i}", expr.ty) for i, expr in enumerate(call.args[1].fields)]
+        result = relax.Var("result", var.ty)
+        inner = relax.call_tir(name, relax.Tuple(params), _fields(var.ty))
+        function = relax.Function(
+            params,
+            relax.SeqExpr([relax.DataflowBlock([relax.VarBinding(result, inner)])], result),
+            var.ty,
+        ).with_attr("Primitive", 1)
+        if _unchanged(function, [argument.ty for argument in arguments], type_):
+            return relax.call_tir(name, relax.Tuple(arguments), _fields(type_))
+        return self._call(name, function, arguments, type_)
+
+    def _concat(self, arguments: list[Expr], type_: Any) -> relax.Call:
+        """Concatenation only copies, so its inputs take the type of its result."""
+        dtype = str(type_.dtype)
+        inputs = [self._in_dtype(argument, dtype) for argument in arguments]
+        rows, widths = shape_of(inputs[0])[0], tuple(shape_of(field)[1] for field in inputs)
+        kernel = self.builder_.add_func(concat_kernel(rows, widths, dtype), "concat")
+        return relax.call_tir(kernel, relax.Tuple(inputs), type_)
+
+    def _call(
+        self, name: tvm.ir.GlobalVar, function: relax.Function, arguments: list[Expr], type_: Any
+    ) -> relax.Call:
+        """Call of the function in its form for these types."""
+        types = [argument.ty for argument in arguments]
+        if _unchanged(function, types, type_):
+            return relax.Call(name, arguments)
+        key = (name.name_hint, str([types, type_]))
+        if key not in self.functions:
+            convert = self._composite if "Codegen" in function.attrs else self._with_casts
+            converted = convert(function, types, type_)
+            self.functions[key] = self.builder_.add_func(converted, name.name_hint)
+        return relax.Call(self.functions[key], arguments)
+
+    def _composite(
+        self, function: relax.Function, types: Sequence[Any], type_: Any
+    ) -> relax.Function:
+        """A library function for other types; its body is what runs in TVM's own VM."""
+        composite, call = composite_call(function)
+        params = [relax.Var(p.name, t) for p, t in zip(function.params, types, strict=True)]
+        outer = dict(zip(function.params, params, strict=True))
+        arguments = [outer[argument] for argument in call.args]
+        inner = self._with_casts(composite, [argument.ty for argument in arguments], type_)
+        local, result = relax.Var("local_func", inner.ty), relax.Var("output", type_)
+        bindings = [
+            relax.VarBinding(local, inner),
+            relax.VarBinding(result, relax.Call(local, arguments)),
+        ]
+        body = relax.SeqExpr([relax.BindingBlock(bindings)], result)
+        return relax.Function(params, body, type_, attrs=function.attrs)
+
+    def _with_casts(
+        self, function: relax.Function, types: Sequence[Any], type_: Any
+    ) -> relax.Function:
+        """The function with casts behind its parameters and before its results."""
+        bindings: list[relax.VarBinding] = []
+        env: dict[Expr, Expr] = {}
+        params = []
+        for old, new_type in zip(function.params, types, strict=True):
+            new = relax.Var(old.name, new_type)
+            params.append(new)
+            env[old] = new
+            if not _same([new_type], [old.ty]):
+                env[old] = relax.DataflowVar(f"{old.name}_wide", old.ty)
+                cast = self.builder_.call_te(topi.cast, new, str(old.ty.dtype))
+                bindings.append(relax.VarBinding(env[old], cast))
+        result = function.body.body
+        results = list(result.fields) if isinstance(result, relax.Tuple) else [result]
+        kept = {var for var, t in zip(results, _fields(type_), strict=True) if _same([var.ty], [t])}
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                kind = relax.Var if binding.var in kept else relax.DataflowVar
+                var = kind(binding.var.name, binding.var.ty)
+                bindings.append(relax.VarBinding(var, substitute(binding.value, env)))
+                env[binding.var] = var
+        outputs = []
+        for old, new_type in zip(results, _fields(type_), strict=True):
+            if old in kept:
+                outputs.append(env[old])
+                continue
+            outputs.append(relax.Var(f"{old.name}_narrow", new_type))
+            cast = self.builder_.call_te(topi.cast, env[old], str(new_type.dtype))
+            bindings.append(relax.VarBinding(outputs[-1], cast))
+        output = relax.Tuple(outputs) if isinstance(result, relax.Tuple) else outputs[0]
+        body = relax.SeqExpr([relax.DataflowBlock(bindings)], output)
+        return relax.Function(params, body, type_, attrs=function.attrs)
+
+
+# --- Types ---
+
+
+def _fields(type_: Any) -> list[Any]:
+    return list(type_.fields) if isinstance(type_, relax.TupleType) else [type_]
+
+
+def _with_dtype(type_: Any, dtype: str) -> Any:
+    return relax.TensorType(type_.shape, dtype)
+
+
+def _narrow(type_: Any) -> Any:
+    """The type with bfloat16 instead of float32."""
+    if isinstance(type_, relax.TupleType):
+        return relax.TupleType([_narrow(field) for field in type_.fields])
+    return _with_dtype(type_, "bfloat16") if str(type_.dtype) == "float32" else type_
+
+
+def _unchanged(function: relax.Function, types: Sequence[Any], type_: Any) -> bool:
+    return _same([*types, type_], [*(param.ty for param in function.params), function.ret_ty])
+
+
+def _same(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    return len(left) == len(right) and all(
+        tvm_ffi.structural_equal(a, b) for a, b in zip(left, right, strict=True)
+    )
