@@ -275,9 +275,7 @@ def measure_plans(
     return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
 
 
-def _metadata(
-    name: str, plans: Mapping[int, Plan], target: str, precision: str
-) -> Metadata:
+def _metadata(name: str, plans: Mapping[int, Plan], target: str, precision: str) -> Metadata:
     smallest = plans[min(plans)]
 
     def specs(indices: Sequence[int]) -> tuple[TensorSpec, ...]:
