@@ -63,11 +63,11 @@ T attribute(nb::handle object, const char* name) {
   return nb::cast<T>(object.attr(name));
 }
 
-// Tuples and other sequences of integers.
-template <typename Integer>
-std::vector<Integer> integers(nb::handle sequence) {
-  std::vector<Integer> values;
-  for (nb::handle value : sequence) values.push_back(nb::cast<Integer>(value));
+// Tuples and other sequences of numbers.
+template <typename Number>
+std::vector<Number> numbers(nb::handle sequence) {
+  std::vector<Number> values;
+  for (nb::handle value : sequence) values.push_back(nb::cast<Number>(value));
   return values;
 }
 
@@ -75,7 +75,7 @@ TensorData read_tensor(nb::handle tensor) {
   TensorData data{};
   data.name = attribute<std::string>(tensor, "name");
   data.dtype = parse_dtype(attribute<std::string>(tensor, "dtype"));
-  data.shape = integers<int64_t>(tensor.attr("shape"));
+  data.shape = numbers<int64_t>(tensor.attr("shape"));
   data.space = parse_space(attribute<std::string>(tensor, "space"));
   data.storage = attribute<std::string>(tensor, "storage");
   data.offset = attribute<size_t>(tensor, "offset");
@@ -87,16 +87,16 @@ KernelData read_kernel(nb::handle kernel) {
   KernelData data{
       attribute<std::string>(kernel, "library"), attribute<std::string>(kernel, "symbol"), {}};
   for (auto [name, values] : attribute<nb::dict>(kernel, "attributes")) {
-    data.attributes[nb::cast<std::string>(name)] = integers<int64_t>(values);
+    data.attributes[nb::cast<std::string>(name)] = numbers<double>(values);
   }
   return data;
 }
 
 CallData read_call(nb::handle call) {
   return {attribute<std::string>(call, "op"), attribute<int>(call, "kernel"),
-          integers<int>(call.attr("args")),   attribute<int>(call, "num_outputs"),
+          numbers<int>(call.attr("args")),    attribute<int>(call, "num_outputs"),
           attribute<int>(call, "stream"),     attribute<int>(call, "threads"),
-          integers<int>(call.attr("waits"))};
+          numbers<int>(call.attr("waits"))};
 }
 
 PlanData read_plan(nb::handle plan) {
@@ -105,8 +105,8 @@ PlanData read_plan(nb::handle plan) {
   for (nb::handle tensor : plan.attr("tensors")) data.tensors.push_back(read_tensor(tensor));
   for (nb::handle kernel : plan.attr("kernels")) data.kernels.push_back(read_kernel(kernel));
   for (nb::handle call : plan.attr("calls")) data.calls.push_back(read_call(call));
-  data.inputs = integers<int>(plan.attr("inputs"));
-  data.outputs = integers<int>(plan.attr("outputs"));
+  data.inputs = numbers<int>(plan.attr("inputs"));
+  data.outputs = numbers<int>(plan.attr("outputs"));
   data.arena_bytes = attribute<size_t>(plan, "arena_bytes");
   return data;
 }

@@ -13,16 +13,17 @@
 
 extern "C" {
 
-#define TOP_LIBRARY_KERNELS_ABI 1
+#define TOP_LIBRARY_KERNELS_ABI 2
 
 struct TopAttribute {
   const char* name;
-  const int64_t* values;
+  const double* values;  // integers are integral
   int32_t num_values;
 };
 
-// What to create: `args` as they will be passed in calls; `data` is set for constants (which stay
-// valid as long as the kernel) and null for tensors that come with each call.
+// What to create: `args` as they will be passed in calls, with strides where they have gaps; `data`
+// is set for constants (which stay valid as long as the kernel) and null for tensors that come with
+// each call.
 struct TopKernelSpec {
   const char* symbol;
   const TopAttribute* attributes;

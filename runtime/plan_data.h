@@ -26,7 +26,7 @@ struct TensorData {
 struct KernelData {
   std::string library;
   std::string symbol;
-  std::map<std::string, std::vector<int64_t>> attributes;
+  std::map<std::string, std::vector<double>> attributes;
 };
 
 struct CallData {

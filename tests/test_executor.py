@@ -88,7 +88,7 @@ def _plan(streams: int, batch: int = 1) -> Plan:
             Kernel(
                 "onednn",
                 "matmul",
-                {"transpose_b": (1,), "bias": (1,), "residual": (1,), "relu": (1,)},
+                {"permute_b": (1, 0), "bias": (1,), "post0.residual": (), "post1.relu": (0.0,)},
                 moldable=True,
             ),
         ),

@@ -31,7 +31,7 @@ def make_plan() -> Plan:
             Tensor("y", "float32", (4, 8), "output", "y"),
         ),
         kernels=(
-            Kernel("onednn", "matmul", {"transpose_b": (0,), "bias": (0,)}, moldable=True),
+            Kernel("onednn", "matmul", {"post0.relu": (0.0625,), "bias": (0,)}, moldable=True),
             Kernel("tvm", "f"),
         ),
         calls=(
@@ -286,6 +286,7 @@ def test_what_is_not_a_plan_is_refused(text: str | bytes, message: str) -> None:
         ('"batch": 1,', '"batch": 1, "color": 2,', "plan: unknown key 'color'"),
         ('"batch": 1,', "", "plan: missing key 'batch'"),
         ('"bias": [0]', '"bias": 0', r"kernels\[0\].attributes.bias: expected a list, got int 0"),
+        ("[0.0625]", '["x"]', r"attributes.post0.relu\[0\]: expected float, got str 'x'"),
         ('"waits": [2]', '"waits": [2.5]', r"calls\[3\].waits\[0\]: expected int, got float 2.5"),
         ('"op": "g", ', "", r"calls\[2\]: missing key 'op'"),
     ],

@@ -36,6 +36,19 @@ def test_an_integer_is_a_float() -> None:
     assert (inner.time_us, type(inner.time_us)) == (3.0, float)
 
 
+@dataclass(frozen=True)
+class Numbers:
+    values: tuple[int | float, ...]
+
+
+def test_integers_and_floats_stay_what_they_are() -> None:
+    text = json.dumps(encode(Numbers((1, 2.0, 0.5))))
+    assert text == '{"values": [1, 2.0, 0.5]}'
+    assert [type(value) for value in decode(Numbers, parse(text)).values] == [int, float, float]
+    with pytest.raises(StrictJSONError, match=r"^values\[0\]: expected float, got bool True$"):
+        decode(Numbers, {"values": [True]})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -84,15 +84,16 @@ class Kernel:
         ``"tvm"`` (symbol of the artifact's kernel library) or ``"onednn"``.
     symbol : str
         Function name, or primitive kind such as ``"conv2d"`` or ``"matmul"``.
-    attributes : dict of str to tuple of int
-        Parameters of a library primitive (strides, padding, ...); empty for TVM kernels.
+    attributes : dict of str to tuple of int or float
+        Parameters of a library primitive (strides, padding, ...); empty for TVM kernels. Integers
+        stay integers in the file.
     moldable : bool
         Whether the kernel also has an n-thread form.
     """
 
     library: Literal["tvm", "onednn"]
     symbol: str
-    attributes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    attributes: dict[str, tuple[int | float, ...]] = field(default_factory=dict)
     moldable: bool = False
 
 

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Iterable
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -103,6 +104,8 @@ def _decoder(kind: Any) -> Decoder:
         return functools.partial(_decode_dict, _decoder(args[1]))
     if kind is float:
         return _decode_float
+    if origin is UnionType and set(args) == {int, float}:
+        return _decode_number
     if kind in (bool, int, str):
         return functools.partial(_decode_scalar, kind)
     raise TypeError(f"no JSON form for fields of type {kind}")
@@ -176,6 +179,10 @@ def _decode_float(value: object) -> float:
         except OverflowError:
             raise StrictJSONError("the number is too large for a float") from None
     raise _mismatch("float", value)
+
+
+def _decode_number(value: object) -> int | float:
+    return value if type(value) is int else _decode_float(value)
 
 
 def _mismatch(expected: str, value: object) -> StrictJSONError:

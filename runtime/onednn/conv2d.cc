@@ -1,26 +1,19 @@
 // "conv2d": data NHWC, weight OIHW constant, [bias], [residual NHWC], out NHWC.
+#include "runtime/onednn/epilogue.h"
 #include "runtime/onednn/kernel.h"
 #include "runtime/onednn/openmp.h"
+#include "runtime/onednn/product.h"
 
 namespace top::onednn {
-namespace {
 
 using dnnl::memory;
 
-memory::desc nhwc(const memory::dims& shape) {
-  return {
-      {shape[0], shape[3], shape[1], shape[2]}, memory::data_type::f32, memory::format_tag::nhwc};
-}
-
-}  // namespace
-
 std::unique_ptr<Kernel> make_conv2d(const Spec& spec) {
-  const Epilogue epilogue = read_epilogue(spec);
-  const int out = 2 + epilogue.num_args();
-  spec.expect_args(out + 1);
-  const auto strides = spec.attribute("strides", 2);
-  const auto padding = spec.attribute("padding", 4);
-  const auto dilation = spec.attribute("dilation", 2);
+  const Epilogue epilogue(spec);
+  const int out = epilogue.output_position();
+  const auto strides = spec.integers("strides", 2);
+  const auto padding = spec.integers("padding", 4);
+  const auto dilation = spec.integers("dilation", 2);
   const int64_t groups = spec.flag("groups", 1);
 
   const memory::dims data_shape = spec.shape(0), weight_shape = spec.shape(1);
@@ -33,43 +26,51 @@ std::unique_ptr<Kernel> make_conv2d(const Spec& spec) {
                     data_shape[3] == weight_shape[1] * groups && out_shape[3] == out_channels,
                 "the channels of data, weight and output do not fit the groups");
 
+  // oneDNN's convolutions only take tensors without gaps, its products take gaps between rows.
+  const std::vector<int64_t> ones = {1, 1}, zeros = {0, 0, 0, 0};
+  const bool is_product = groups == 1 && strides == ones && padding == zeros &&
+                          weight_shape[2] == 1 && weight_shape[3] == 1;
+  if (is_product && (spec.has_gaps(0) || spec.has_gaps(out))) {
+    const memory::desc stored({weight_shape[1], out_channels}, spec.type(1),
+                              memory::dims{1, weight_shape[1]});
+    return make_product(spec, epilogue, {spec.layout(0), stored, spec.layout(out)});
+  }
+
   memory::dims filter = weight_shape;
-  auto filter_format = memory::format_tag::oihw;
   if (groups > 1) {
     filter = {groups, out_channels / groups, weight_shape[1], weight_shape[2], weight_shape[3]};
-    filter_format = memory::format_tag::goihw;
   }
-  const memory::desc any_filter(filter, memory::data_type::f32, memory::format_tag::any);
-  const memory::desc bias({out_channels}, memory::data_type::f32, memory::format_tag::x);
-  if (epilogue.bias) {
-    Spec::require(spec.shape(2) == memory::dims{out_channels}, "the bias must have shape (O,)");
-  }
-  if (epilogue.residual) {
-    Spec::require(spec.shape(out - 1) == out_shape, "the residual must have the output's shape");
-  }
-
-  const PlannedThreads planned(spec.threads());
-  const dnnl::convolution_forward::primitive_desc description(
-      cpu_engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
-      nhwc(data_shape), any_filter, epilogue.bias ? bias : memory::desc(), nhwc(out_shape), strides,
-      {dilation[0] - 1, dilation[1] - 1},  // oneDNN counts the gaps
-      {padding[0], padding[1]}, {padding[2], padding[3]},
-      make_attributes(epilogue, nhwc(out_shape)));
+  const memory::desc stored_filter = row_major(filter, spec.type(1));
+  const memory::desc any_filter(filter, spec.type(1), memory::format_tag::any);
+  const memory::desc bias = epilogue.bias ? spec.dense_layout(2) : memory::desc();
+  epilogue.check(spec, out_channels);
 
   auto kernel = std::make_unique<Kernel>();
-  kernel->primitive = dnnl::convolution_forward(description);
-  kernel->implementation = description.impl_info_str();
-  kernel->scratchpad = description.scratchpad_desc();
-  kernel->packed_weights =
-      pack_weights(spec.arg(1).data, {filter, memory::data_type::f32, filter_format},
-                   description.weights_desc());
-  kernel->arguments.push_back({DNNL_ARG_SRC, 0, nhwc(data_shape)});
-  if (epilogue.bias) kernel->arguments.push_back({DNNL_ARG_BIAS, 2, bias});
-  if (epilogue.residual) {
-    kernel->arguments.push_back(
-        {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, out - 1, nhwc(out_shape)});
+  const PlannedThreads planned(spec.threads());
+  Argument data = dense_input(*kernel, spec, 0, DNNL_ARG_SRC);
+  data.layout = channels_second(data.layout);
+  const DenseOutput output(*kernel, spec, out);
+  const memory::desc out_layout = channels_second(output.layout());
+  std::vector<Argument> arguments = {data, {DNNL_ARG_DST, output.place(), out_layout}};
+  memory::desc residual;
+  if (epilogue.has_residual()) {
+    Argument added =
+        dense_input(*kernel, spec, epilogue.residual_position(), epilogue.residual_id());
+    residual = added.layout = channels_second(added.layout);
+    arguments.push_back(added);
   }
-  kernel->arguments.push_back({DNNL_ARG_DST, out, nhwc(out_shape)});
+  const dnnl::convolution_forward::primitive_desc description(
+      cpu_engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct,
+      data.layout, any_filter, bias, out_layout, strides,
+      {dilation[0] - 1, dilation[1] - 1},  // oneDNN counts the gaps
+      {padding[0], padding[1]}, {padding[2], padding[3]}, epilogue.attributes(residual));
+  const memory::desc packed = description.weights_desc();
+  arguments.push_back({DNNL_ARG_WEIGHTS,
+                       Place::weights(pack_weights(spec.arg(1).data, stored_filter, packed)),
+                       packed});
+  if (epilogue.bias) arguments.push_back({DNNL_ARG_BIAS, Place::argument(2), bias});
+  kernel->add<dnnl::convolution_forward>(description, std::move(arguments));
+  output.copy_out(*kernel);
   return kernel;
 }
 

@@ -2,11 +2,22 @@
 
 #include <algorithm>
 #include <mutex>
-#include <stdexcept>
 
 #include "runtime/onednn/openmp.h"
 
 namespace top::onednn {
+namespace {
+
+constexpr size_t kCacheLine = 64;
+
+void add_copy(Kernel& kernel, const Argument& from, const Argument& to) {
+  const dnnl::reorder::primitive_desc copy(cpu_engine(), from.layout, cpu_engine(), to.layout,
+                                           user_scratchpad());
+  kernel.add<dnnl::reorder>(
+      copy, {{DNNL_ARG_FROM, from.place, from.layout}, {DNNL_ARG_TO, to.place, to.layout}});
+}
+
+}  // namespace
 
 const dnnl::engine& cpu_engine() {
   // Never destroyed: kernels may live until the process ends.
@@ -14,40 +25,38 @@ const dnnl::engine& cpu_engine() {
   return *engine;
 }
 
-void Spec::require(bool condition, const std::string& expectation) {
-  if (!condition) throw std::invalid_argument(expectation);
+dnnl::primitive_attr user_scratchpad() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
 }
 
-std::vector<int64_t> Spec::attribute(const std::string& name, int count) const {
-  for (int i = 0; i < spec_.num_attributes; ++i) {
-    const TopAttribute& attribute = spec_.attributes[i];
-    if (name != attribute.name) continue;
-    require(attribute.num_values == count,
-            "attribute '" + name + "' must have " + std::to_string(count) + " values");
-    return {attribute.values, attribute.values + count};
-  }
-  throw std::invalid_argument("attribute '" + name + "' is missing");
+Place Kernel::reserve(size_t nbytes) {
+  const Place place{-1, workspace_bytes, nullptr};
+  workspace_bytes += (nbytes + kCacheLine - 1) / kCacheLine * kCacheLine;
+  return place;
 }
 
-int64_t Spec::flag(const std::string& name, int64_t fallback) const {
-  for (int i = 0; i < spec_.num_attributes; ++i) {
-    if (name == spec_.attributes[i].name) return attribute(name, 1)[0];
-  }
-  return fallback;
+Argument dense_input(Kernel& kernel, const Spec& spec, int position, int id) {
+  const dnnl::memory::desc layout = spec.dense_layout(position);
+  if (!spec.has_gaps(position)) return {id, Place::argument(position), layout};
+  const Place copy = kernel.reserve(layout.get_size());
+  add_copy(kernel, {DNNL_ARG_FROM, Place::argument(position), spec.layout(position)},
+           {DNNL_ARG_TO, copy, layout});
+  return {id, copy, layout};
 }
 
-void Spec::expect_args(int count) const {
-  require(spec_.num_args == count, "expected " + std::to_string(count) + " arguments, given " +
-                                       std::to_string(spec_.num_args));
-  for (int i = 0; i < count; ++i) {
-    const DLDataType& dtype = arg(i).dtype;
-    require(dtype.code == kDLFloat && dtype.bits == 32 && dtype.lanes == 1,
-            "argument " + std::to_string(i) + " must be float32");
-  }
-}
+DenseOutput::DenseOutput(Kernel& kernel, const Spec& spec, int position)
+    : position_(position),
+      layout_(spec.dense_layout(position)),
+      destination_(spec.layout(position)),
+      place_(spec.has_gaps(position) ? kernel.reserve(layout_.get_size())
+                                     : Place::argument(position)) {}
 
-dnnl::memory::dims Spec::shape(int position) const {
-  return {arg(position).shape, arg(position).shape + arg(position).ndim};
+void DenseOutput::copy_out(Kernel& kernel) const {
+  if (place_.position == position_) return;
+  add_copy(kernel, {DNNL_ARG_FROM, place_, layout_},
+           {DNNL_ARG_TO, Place::argument(position_), destination_});
 }
 
 std::shared_ptr<const dnnl::memory> pack_weights(void* data, const dnnl::memory::desc& source,
@@ -81,20 +90,6 @@ std::shared_ptr<const dnnl::memory> pack_weights(void* data, const dnnl::memory:
   stream.wait();
   cache->push_back({data, source, wanted, memory});
   return memory;
-}
-
-Epilogue read_epilogue(const Spec& spec) {
-  return {spec.flag("bias", 0) != 0, spec.flag("residual", 0) != 0, spec.flag("relu", 0) != 0};
-}
-
-dnnl::primitive_attr make_attributes(const Epilogue& epilogue, const dnnl::memory::desc& residual) {
-  dnnl::post_ops operations;
-  if (epilogue.residual) operations.append_binary(dnnl::algorithm::binary_add, residual);
-  if (epilogue.relu) operations.append_eltwise(dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
-  dnnl::primitive_attr attributes;
-  attributes.set_post_ops(operations);
-  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  return attributes;
 }
 
 }  // namespace top::onednn

@@ -7,50 +7,71 @@
 #include <string>
 #include <vector>
 
-#include "runtime/library_kernels.h"
+#include "runtime/onednn/spec.h"
 
 namespace top::onednn {
 
 // The one CPU engine of the process.
 const dnnl::engine& cpu_engine();
 
-// A run-time or constant argument of the primitive.
+// Where an argument of a primitive lies.
+struct Place {
+  int position = -1;                             // among the arguments of the call, or
+  size_t offset = 0;                             // in the workspace of the call, or
+  std::shared_ptr<const dnnl::memory> constant;  // in memory of its own
+
+  static Place argument(int position) { return {position, 0, nullptr}; }
+  static Place weights(std::shared_ptr<const dnnl::memory> memory) {
+    return {-1, 0, std::move(memory)};
+  }
+};
+
 struct Argument {
-  int id;        // DNNL_ARG_...
-  int position;  // among the arguments of the call
+  int id;  // DNNL_ARG_...
+  Place place;
   dnnl::memory::desc layout;
 };
 
-// A created primitive. Immutable: any number of bindings execute it at the same time, which oneDNN
-// allows because the scratchpad is the caller's.
-struct Kernel {
+struct Step {
   dnnl::primitive primitive;
-  std::vector<Argument> arguments;  // set at each call
-  // Weights as the primitive wants them; null when they come with each call.
-  std::shared_ptr<const dnnl::memory> packed_weights;
-  dnnl::memory::desc scratchpad;
-  std::string implementation;  // oneDNN's name, for error messages and tests
+  std::vector<Argument> arguments;
 };
 
-// Read access to a TopKernelSpec. Every method throws std::invalid_argument on bad input.
-class Spec {
- public:
-  explicit Spec(const TopKernelSpec& spec) : spec_(spec) {}
+// Primitives that are executed one after the other. Immutable once made: any number of bindings
+// execute it at the same time, which oneDNN allows because the scratchpad is the caller's.
+struct Kernel {
+  std::vector<Step> steps;
+  size_t workspace_bytes = 0;
 
-  int threads() const { return spec_.threads; }
-  // The attribute with exactly `count` values.
-  std::vector<int64_t> attribute(const std::string& name, int count) const;
-  // An attribute of one value; `fallback` when it is absent.
-  int64_t flag(const std::string& name, int64_t fallback) const;
-  // Checks how many arguments there are and that all are float32.
-  void expect_args(int count) const;
-  const DLTensor& arg(int position) const { return spec_.args[position]; }
-  dnnl::memory::dims shape(int position) const;
-  // Throws with what is expected when the condition does not hold.
-  static void require(bool condition, const std::string& expectation);
+  // Memory of `nbytes` in the workspace of each call.
+  Place reserve(size_t nbytes);
+
+  // Appends a step; its scratchpad is reserved here.
+  template <typename Primitive>
+  void add(const typename Primitive::primitive_desc& description, std::vector<Argument> arguments) {
+    const dnnl::memory::desc scratchpad = description.scratchpad_desc();
+    arguments.push_back({DNNL_ARG_SCRATCHPAD, reserve(scratchpad.get_size()), scratchpad});
+    steps.push_back({Primitive(description), std::move(arguments)});
+  }
+};
+
+// Most primitives only take tensors without gaps. An input or output that has gaps is copied to or
+// from the workspace by these two; otherwise they are the tensor itself.
+Argument dense_input(Kernel& kernel, const Spec& spec, int position, int id);
+
+class DenseOutput {
+ public:
+  DenseOutput(Kernel& kernel, const Spec& spec, int position);
+  // The row-major layout that the primitive writes.
+  const dnnl::memory::desc& layout() const { return layout_; }
+  const Place& place() const { return place_; }
+  // To be called after the primitive was added.
+  void copy_out(Kernel& kernel) const;
 
  private:
-  const TopKernelSpec& spec_;
+  int position_;
+  dnnl::memory::desc layout_, destination_;
+  Place place_;
 };
 
 // Weights of `source`'s layout at `data` in the layout `wanted`. Kernels that want the same layout
@@ -59,18 +80,12 @@ class Spec {
 std::shared_ptr<const dnnl::memory> pack_weights(void* data, const dnnl::memory::desc& source,
                                                  const dnnl::memory::desc& wanted);
 
-// The order of what follows the product: bias, residual (an Argument of its own), ReLU.
-struct Epilogue {
-  bool bias, residual, relu;
-  // Number of arguments that it adds.
-  int num_args() const { return (bias ? 1 : 0) + (residual ? 1 : 0); }
-};
-Epilogue read_epilogue(const Spec& spec);
-// `residual` is the layout of the residual tensor.
-dnnl::primitive_attr make_attributes(const Epilogue& epilogue, const dnnl::memory::desc& residual);
+// Attributes of a primitive without post-ops.
+dnnl::primitive_attr user_scratchpad();
 
-// runtime/onednn/conv2d.cc, matmul.cc
+// One file each.
 std::unique_ptr<Kernel> make_conv2d(const Spec& spec);
 std::unique_ptr<Kernel> make_matmul(const Spec& spec);
+std::unique_ptr<Kernel> make_lrn(const Spec& spec);
 
 }  // namespace top::onednn

@@ -1,108 +1,52 @@
-// "matmul": A (..., M, K), B (K, N) or transposed (N, K) or batched (..., K, N), [bias (N,)],
-// [residual like the output], out.
-#include <algorithm>
-#include <functional>
-#include <numeric>
-
+// "matmul": A (..., M, K), B (..., K, N), [bias (N,)], [residual like the output], out.
+//
+// The attributes permute_a and permute_b say in which order the axes of the stored tensors are to
+// be read (as numpy.transpose does), permute_out in which order the axes of the product are stored.
+#include "runtime/onednn/epilogue.h"
 #include "runtime/onednn/kernel.h"
-#include "runtime/onednn/openmp.h"
+#include "runtime/onednn/product.h"
 
 namespace top::onednn {
 namespace {
 
 using dnnl::memory;
 
-memory::desc row_major(const memory::dims& shape) {
-  memory::dims strides(shape.size(), 1);
-  for (size_t axis = shape.size(); axis-- > 1;) {
-    // A dimension of length 0 or 1 must not make the strides of the others collapse.
-    strides[axis - 1] = strides[axis] * std::max<int64_t>(1, shape[axis]);
+// The attribute as a permutation of the axes of `layout`; the identity when it is absent.
+std::vector<int> permutation(const Spec& spec, const std::string& name,
+                             const memory::desc& layout) {
+  const int axes = layout.get_ndims();
+  std::vector<int> order;
+  for (int axis = 0; axis < axes; ++axis) order.push_back(axis);
+  if (spec.find(name) == nullptr) return order;
+  std::vector<bool> seen(axes, false);
+  const std::vector<int64_t> values = spec.integers(name, axes);
+  for (int axis = 0; axis < axes; ++axis) {
+    Spec::require(values[axis] >= 0 && values[axis] < axes && !seen[values[axis]],
+                  "attribute '" + name + "' must be a permutation of the axes");
+    seen[values[axis]] = true;
+    order[axis] = static_cast<int>(values[axis]);
   }
-  return {shape, memory::data_type::f32, strides};
+  return order;
 }
 
-// Shape and layout of B as (..., K, N) when it is stored as (..., N, K).
-memory::desc transposed(memory::dims stored) {
-  memory::dims strides = row_major(stored).get_strides();
-  std::swap(stored[stored.size() - 1], stored[stored.size() - 2]);
-  std::swap(strides[strides.size() - 1], strides[strides.size() - 2]);
-  return {stored, memory::data_type::f32, strides};
-}
-
-// (..., M, K) as (rows, K), for a B that is the same for all of A.
-memory::dims as_matrix(const memory::dims& shape) {
-  const int64_t rows =
-      std::accumulate(shape.begin(), shape.end() - 1, int64_t{1}, std::multiplies<int64_t>());
-  return {rows, shape.back()};
-}
-
-// Leading dimensions of length 1, as NumPy's matmul adds them.
-memory::dims extended(memory::dims shape, size_t dimensions) {
-  shape.insert(shape.begin(), dimensions - std::min(dimensions, shape.size()), 1);
-  return shape;
+std::vector<int> inverse(const std::vector<int>& permutation) {
+  std::vector<int> result(permutation.size());
+  for (size_t i = 0; i < permutation.size(); ++i) result[permutation[i]] = static_cast<int>(i);
+  return result;
 }
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_matmul(const Spec& spec) {
-  const Epilogue epilogue = read_epilogue(spec);
-  const int out = 2 + epilogue.num_args();
-  spec.expect_args(out + 1);
-  const bool transpose = spec.flag("transpose_b", 0) != 0;
-  memory::dims a = spec.shape(0), b = spec.shape(1), c = spec.shape(out);
-  Spec::require(a.size() >= 2 && b.size() >= 2 && c.size() >= 2,
-                "A, B and the output must have at least 2 dimensions");
-  if (epilogue.residual) {
-    Spec::require(spec.shape(out - 1) == c, "the residual must have the output's shape");
-  }
-  if (b.size() == 2) {
-    a = as_matrix(a);
-    c = as_matrix(c);
-  }
-  const size_t dimensions = std::max({a.size(), b.size(), c.size()});
-  a = extended(a, dimensions);
-  b = extended(b, dimensions);
-  c = extended(c, dimensions);
-  const memory::desc stored_b = transpose ? transposed(b) : row_major(b);
-  const int64_t columns = stored_b.get_dims().back();
-  Spec::require(a.back() == stored_b.get_dims()[dimensions - 2] && c.back() == columns &&
-                    c[dimensions - 2] == a[dimensions - 2],
-                "the shapes of A, B and the output do not fit");
-
-  memory::dims bias_shape(dimensions, 1);
-  bias_shape.back() = columns;
-  const memory::desc bias = row_major(bias_shape);
-  if (epilogue.bias) {
-    Spec::require(spec.shape(2) == memory::dims{columns}, "the bias must have shape (N,)");
-  }
-  const bool constant_b = spec.arg(1).data != nullptr;
-  const memory::desc wanted_b =
-      constant_b
-          ? memory::desc(stored_b.get_dims(), memory::data_type::f32, memory::format_tag::any)
-          : stored_b;
-
-  const PlannedThreads planned(spec.threads());
-  const dnnl::matmul::primitive_desc description(
-      cpu_engine(), row_major(a), wanted_b, epilogue.bias ? bias : memory::desc(), row_major(c),
-      make_attributes(epilogue, row_major(c)));
-
-  auto kernel = std::make_unique<Kernel>();
-  kernel->primitive = dnnl::matmul(description);
-  kernel->implementation = description.impl_info_str();
-  kernel->scratchpad = description.scratchpad_desc();
-  kernel->arguments.push_back({DNNL_ARG_SRC, 0, row_major(a)});
-  if (constant_b) {
-    kernel->packed_weights = pack_weights(spec.arg(1).data, stored_b, description.weights_desc());
-  } else {
-    kernel->arguments.push_back({DNNL_ARG_WEIGHTS, 1, stored_b});
-  }
-  if (epilogue.bias) kernel->arguments.push_back({DNNL_ARG_BIAS, 2, bias});
-  if (epilogue.residual) {
-    kernel->arguments.push_back(
-        {DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, out - 1, row_major(c)});
-  }
-  kernel->arguments.push_back({DNNL_ARG_DST, out, row_major(c)});
-  return kernel;
+  const Epilogue epilogue(spec);
+  const memory::desc a = spec.layout(0), b = spec.layout(1);
+  const memory::desc c = spec.layout(epilogue.output_position());
+  // permute_axes() moves axis i to permutation[i].
+  Product product = {a.permute_axes(inverse(permutation(spec, "permute_a", a))),
+                     b.permute_axes(inverse(permutation(spec, "permute_b", b))),
+                     c.permute_axes(permutation(spec, "permute_out", c))};
+  epilogue.check(spec, product.c.get_dims().back());
+  return make_product(spec, epilogue, std::move(product));
 }
 
 }  // namespace top::onednn

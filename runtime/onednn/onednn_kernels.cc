@@ -1,5 +1,6 @@
 // The table of the module _onednn: oneDNN primitives as library kernels.
 #include <exception>
+#include <map>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -14,22 +15,36 @@ const TopHost* host = nullptr;
 
 // A kernel with memory objects of its own, whose addresses each call sets.
 struct Binding {
-  const Kernel& kernel;
-  dnnl::stream stream;
-  std::vector<dnnl::memory> memories;  // as kernel.arguments, then the scratchpad
-  std::vector<dnnl_exec_arg_t> arguments;
-  size_t scratchpad_bytes;
+  struct BoundStep {
+    dnnl_primitive_t primitive;
+    std::vector<dnnl_exec_arg_t> arguments;
+  };
+  // Memory at an argument of the call, or at an offset of the workspace when `position` is -1.
+  struct Moving {
+    dnnl::memory memory;
+    int position;
+    size_t offset;
+  };
 
-  explicit Binding(const Kernel& bound)
-      : kernel(bound), stream(cpu_engine()), scratchpad_bytes(bound.scratchpad.get_size()) {
-    const auto add = [this](int id, const dnnl::memory::desc& layout) {
-      memories.emplace_back(layout, cpu_engine(), nullptr);
-      arguments.push_back({id, memories.back().get()});
-    };
-    for (const Argument& argument : kernel.arguments) add(argument.id, argument.layout);
-    add(DNNL_ARG_SCRATCHPAD, kernel.scratchpad);
-    if (kernel.packed_weights) {
-      arguments.push_back({DNNL_ARG_WEIGHTS, kernel.packed_weights->get()});
+  dnnl::stream stream;
+  std::vector<BoundStep> steps;
+  std::vector<Moving> moving;
+  size_t workspace_bytes;
+
+  explicit Binding(const Kernel& kernel)
+      : stream(cpu_engine()), workspace_bytes(kernel.workspace_bytes) {
+    for (const Step& step : kernel.steps) {
+      steps.push_back({step.primitive.get(), {}});
+      for (const Argument& argument : step.arguments) {
+        const Place& place = argument.place;
+        if (place.constant) {
+          steps.back().arguments.push_back({argument.id, place.constant->get()});
+          continue;
+        }
+        moving.push_back(
+            {dnnl::memory(argument.layout, cpu_engine(), nullptr), place.position, place.offset});
+        steps.back().arguments.push_back({argument.id, moving.back().memory.get()});
+      }
     }
   }
 };
@@ -59,10 +74,11 @@ int initialize(const TopHost* from) {
 
 void* create_kernel(const TopKernelSpec* raw) {
   return guarded(raw->symbol, static_cast<void*>(nullptr), [raw]() -> void* {
-    const std::string symbol = raw->symbol;
+    static const std::map<std::string, std::unique_ptr<Kernel> (*)(const Spec&)> makers = {
+        {"conv2d", make_conv2d}, {"matmul", make_matmul}, {"lrn", make_lrn}};
     const Spec spec(*raw);
-    if (symbol == "conv2d") return make_conv2d(spec).release();
-    if (symbol == "matmul") return make_matmul(spec).release();
+    const auto found = makers.find(raw->symbol);
+    if (found != makers.end()) return found->second(spec).release();
     throw std::invalid_argument("there is no such kernel");
   });
 }
@@ -83,25 +99,27 @@ int fail(const char* message) {
 
 int call(void* self, const TVMFFIAny* args, int32_t, TVMFFIAny*) {
   Binding& binding = *static_cast<Binding*>(self);
-  const Kernel& kernel = binding.kernel;
-  dnnl_status_t status = dnnl_success;
-  for (size_t i = 0; i < kernel.arguments.size() && status == dnnl_success; ++i) {
-    const auto* tensor = static_cast<const DLTensor*>(args[kernel.arguments[i].position].v_ptr);
-    status = dnnl_memory_set_data_handle(binding.memories[i].get(), tensor->data);
-  }
-  void* scratchpad = nullptr;
-  if (binding.scratchpad_bytes != 0) {
-    scratchpad = host->allocate_workspace(binding.scratchpad_bytes);
-    if (scratchpad == nullptr)
+  char* workspace = nullptr;
+  if (binding.workspace_bytes != 0) {
+    workspace = static_cast<char*>(host->allocate_workspace(binding.workspace_bytes));
+    if (workspace == nullptr) {
       return fail("no memory is left for the workspace of a oneDNN kernel");
-    dnnl_memory_set_data_handle(binding.memories.back().get(), scratchpad);
+    }
   }
-  if (status == dnnl_success) {
-    status = dnnl_primitive_execute(kernel.primitive.get(), binding.stream.get(),
-                                    static_cast<int>(binding.arguments.size()),
-                                    binding.arguments.data());
+  dnnl_status_t status = dnnl_success;
+  for (const Binding::Moving& moving : binding.moving) {
+    void* data = workspace + moving.offset;
+    if (moving.position >= 0) {
+      data = static_cast<const DLTensor*>(args[moving.position].v_ptr)->data;
+    }
+    if (status == dnnl_success) status = dnnl_memory_set_data_handle(moving.memory.get(), data);
   }
-  if (scratchpad != nullptr) host->free_workspace(scratchpad);
+  for (const Binding::BoundStep& step : binding.steps) {
+    if (status != dnnl_success) break;
+    status = dnnl_primitive_execute(step.primitive, binding.stream.get(),
+                                    static_cast<int>(step.arguments.size()), step.arguments.data());
+  }
+  if (workspace != nullptr) host->free_workspace(workspace);
   return status == dnnl_success ? 0 : fail("oneDNN could not execute the primitive");
 }
 

@@ -71,7 +71,7 @@ class PlanBuilder {
     return static_cast<int>(plan.tensors.size()) - 1;
   }
   int kernel(const std::string& library, const std::string& symbol,
-             std::map<std::string, std::vector<int64_t>> attributes = {}) {
+             std::map<std::string, std::vector<double>> attributes = {}) {
     plan.kernels.push_back({library, symbol, std::move(attributes)});
     return static_cast<int>(plan.kernels.size()) - 1;
   }

@@ -43,7 +43,7 @@ size_t elements(const std::vector<int64_t>& shape) {
 
 struct Op {
   std::string symbol;
-  std::map<std::string, std::vector<int64_t>> attributes;
+  std::map<std::string, std::vector<double>> attributes;
   std::vector<Operand> operands;  // without the output
   std::vector<int64_t> out_shape;
 
@@ -87,21 +87,50 @@ void check_op(const Op& op, const TopLibraryKernels& library,
   }
 }
 
-int64_t value(const Op& op, const char* name, size_t position = 0) {
+double number(const Op& op, const char* name, size_t position = 0) {
   const auto found = op.attributes.find(name);
   return found == op.attributes.end() ? 0 : found->second[position];
 }
 
-// Bias, residual and ReLU, in this order, on a finished product.
+int64_t value(const Op& op, const char* name, size_t position = 0) {
+  return static_cast<int64_t>(number(op, name, position));
+}
+
+std::vector<double> doubles(const std::vector<int64_t>& values) {
+  return {values.begin(), values.end()};
+}
+
+// oneDNN's definitions of the operations of an epilogue.
+double applied(const std::string& operation, const std::vector<double>& p, double x) {
+  const auto clipped = [](double y) { return std::min(1.0, std::max(0.0, y)); };
+  if (operation == "relu") return x < 0 ? p[0] * x : x;
+  if (operation == "linear") return p[0] * x + p[1];
+  if (operation == "clip") return std::min(p[1], std::max(p[0], x));
+  if (operation == "sigmoid") return 1 / (1 + std::exp(-x));
+  if (operation == "tanh") return std::tanh(x);
+  if (operation == "gelu_erf") return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+  if (operation == "gelu_tanh") {
+    return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  }
+  if (operation == "swish") return x / (1 + std::exp(-p[0] * x));
+  if (operation == "hardsigmoid") return clipped(p[0] * x + p[1]);
+  if (operation == "hardswish") return x * clipped(p[0] * x + p[1]);
+  throw std::logic_error("no reference for " + operation);
+}
+
+// The epilogue on a finished product: bias, then the operations in the order of their names.
 void finish(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
   const size_t channels = op.out_shape.back();
-  size_t next = 2;
-  const Buffer* bias = value(op, "bias") != 0 ? &data[next++] : nullptr;
-  const Buffer* residual = value(op, "residual") != 0 ? &data[next++] : nullptr;
+  const Buffer* bias = value(op, "bias") != 0 ? &data[2] : nullptr;
+  const Buffer& residual = data.back();
   for (size_t i = 0; i < out.size(); ++i) {
     if (bias != nullptr) out[i] += (*bias)[i % channels];
-    if (residual != nullptr) out[i] += (*residual)[i];
-    if (value(op, "relu") != 0 && out[i] < 0) out[i] = 0;
+    for (const auto& [name, parameters] : op.attributes) {
+      if (name.compare(0, 4, "post") != 0) continue;
+      const std::string operation = name.substr(name.find('.') + 1);
+      out[i] = static_cast<float>(operation == "residual" ? out[i] + residual[i]
+                                                          : applied(operation, parameters, out[i]));
+    }
   }
 }
 
@@ -132,24 +161,84 @@ void naive_conv2d(const Op& op, const std::vector<Buffer>& data, const Buffer& o
   finish(op, data, out);
 }
 
-// B is the same for all matrices of A, or there is one for each.
+// The strides of a tensor whose axes are read in another order, and its shape then.
+struct Permuted {
+  std::vector<int64_t> shape, strides;
+
+  Permuted(const Op& op, const char* attribute, const std::vector<int64_t>& stored) {
+    std::vector<int64_t> dense(stored.size(), 1);
+    for (size_t axis = stored.size(); axis-- > 1;) dense[axis - 1] = dense[axis] * stored[axis];
+    for (size_t axis = 0; axis < stored.size(); ++axis) {
+      const bool given = op.attributes.count(attribute) != 0;
+      const size_t source = given ? static_cast<size_t>(value(op, attribute, axis)) : axis;
+      shape.push_back(stored[source]);
+      strides.push_back(dense[source]);
+    }
+  }
+
+  // Offset of the matrix that belongs to the index of C's leading dimensions.
+  int64_t matrix(const std::vector<int64_t>& leading) const {
+    int64_t offset = 0;
+    const size_t axes = shape.size() - 2;
+    for (size_t axis = 0; axis < axes; ++axis) {
+      if (shape[axis] != 1) offset += leading[leading.size() - axes + axis] * strides[axis];
+    }
+    return offset;
+  }
+};
+
 void naive_matmul(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
-  const auto &a = op.operands[0].shape, &b = op.operands[1].shape;
-  const bool transpose = value(op, "transpose_b") != 0;
-  const int64_t rows = a[a.size() - 2], inner = a.back(), columns = op.out_shape.back();
-  const int64_t matrices = static_cast<int64_t>(out.size()) / (rows * columns);
-  for (int64_t m = 0; m < matrices; ++m)
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < columns; ++j) {
+  const Permuted a(op, "permute_a", op.operands[0].shape);
+  const Permuted b(op, "permute_b", op.operands[1].shape);
+  // The axes of the product in the order in which the stored output has them.
+  std::vector<int64_t> c = op.out_shape, c_strides = op.out_shape;
+  const Permuted stored(op, "", op.out_shape);
+  for (size_t axis = 0; axis < c.size(); ++axis) {
+    const bool permuted = op.attributes.count("permute_out") != 0;
+    const size_t target = permuted ? static_cast<size_t>(value(op, "permute_out", axis)) : axis;
+    c[target] = op.out_shape[axis];
+    c_strides[target] = stored.strides[axis];
+  }
+  const size_t axes = c.size() - 2;
+  const int64_t inner = a.shape.back();
+  std::vector<int64_t> leading(axes, 0);
+  for (bool more = true; more;) {
+    int64_t base = 0;
+    for (size_t axis = 0; axis < axes; ++axis) base += leading[axis] * c_strides[axis];
+    for (int64_t i = 0; i < c[axes]; ++i)
+      for (int64_t j = 0; j < c[axes + 1]; ++j) {
         double sum = 0;
-        const int64_t base = b.size() == 2 ? 0 : m * inner * columns;
         for (int64_t k = 0; k < inner; ++k) {
-          sum += data[0][(m * rows + i) * inner + k] *
-                 data[1][base + (transpose ? j * inner + k : k * columns + j)];
+          sum +=
+              data[0]
+                  [a.matrix(leading) + i * a.strides[a.strides.size() - 2] + k * a.strides.back()] *
+              data[1]
+                  [b.matrix(leading) + k * b.strides[b.strides.size() - 2] + j * b.strides.back()];
         }
-        out[(m * rows + i) * columns + j] = static_cast<float>(sum);
+        out[base + i * c_strides[axes] + j * c_strides[axes + 1]] = static_cast<float>(sum);
       }
+    more = false;
+    for (size_t axis = axes; axis-- > 0 && !more;) {
+      more = ++leading[axis] < c[axis];
+      if (!more) leading[axis] = 0;
+    }
+  }
   finish(op, data, out);
+}
+
+void naive_lrn(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
+  const int64_t channels = op.out_shape.back(), half = value(op, "size") / 2;
+  for (int64_t at = 0; at < static_cast<int64_t>(out.size()); ++at) {
+    const int64_t channel = at % channels;
+    double sum = 0;
+    for (int64_t other = std::max<int64_t>(0, channel - half);
+         other <= std::min(channels - 1, channel + half); ++other) {
+      const double x = data[0][at - channel + other];
+      sum += x * x;
+    }
+    const double scale = number(op, "bias") + number(op, "alpha") / number(op, "size") * sum;
+    out[at] = static_cast<float>(data[0][at] * std::pow(scale, -number(op, "beta")));
+  }
 }
 
 // Stride, padding (top, left, bottom, right), dilation, groups and epilogue of a convolution.
@@ -166,15 +255,17 @@ struct Conv {
           (data[1 + axis] + padding[axis] + padding[2 + axis] - extent) / strides[axis] + 1;
     }
     Op op{"conv2d",
-          {{"strides", strides},
-           {"padding", padding},
-           {"dilation", dilation},
-           {"groups", {groups}},
-           {"bias", {bias}},
-           {"residual", {residual}},
-           {"relu", {relu}}},
+          {{"strides", doubles(strides)},
+           {"padding", doubles(padding)},
+           {"dilation", doubles(dilation)},
+           {"groups", {static_cast<double>(groups)}},
+           {"bias", {static_cast<double>(bias)}}},
           {{"data", data, false}, {"weight", weight, true}},
           out};
+    int place = 0;
+    if (residual != 0) op.attributes["post0.residual"] = {};
+    if (residual != 0) ++place;
+    if (relu != 0) op.attributes["post" + std::to_string(place) + ".relu"] = {0.0};
     if (bias != 0) op.operands.push_back({"bias", {weight[0]}, true});
     if (residual != 0) op.operands.push_back({"residual", out, false});
     return op;
@@ -220,31 +311,214 @@ std::vector<Op> convolutions() {
   return ops;
 }
 
-Op matmul(std::vector<int64_t> a, std::vector<int64_t> b, bool constant_b, bool transpose,
-          bool bias, bool residual, bool relu) {
-  std::vector<int64_t> out = a;
-  out.back() = transpose ? b[b.size() - 2] : b.back();
-  Op op{
-      "matmul",
-      {{"transpose_b", {transpose}}, {"bias", {bias}}, {"residual", {residual}}, {"relu", {relu}}},
-      {{"a", std::move(a), false}, {"b", std::move(b), constant_b}},
-      out};
-  if (bias) op.operands.push_back({"bias", {out.back()}, true});
-  if (residual) op.operands.push_back({"residual", out, false});
+using Attributes = std::map<std::string, std::vector<double>>;
+
+// The output's shape is given, because the attributes may permute any of the three.
+Op matmul(std::vector<int64_t> a, std::vector<int64_t> b, bool constant_b, std::vector<int64_t> out,
+          Attributes attributes = {}) {
+  Op op{"matmul",
+        std::move(attributes),
+        {{"a", std::move(a), false}, {"b", std::move(b), constant_b}},
+        out};
+  const bool permuted = op.attributes.count("permute_out") != 0;
+  if (value(op, "bias") != 0 && !permuted) op.operands.push_back({"bias", {out.back()}, true});
+  for (const auto& [name, parameters] : op.attributes) {
+    if (name.find(".residual") != std::string::npos)
+      op.operands.push_back({"residual", out, false});
+  }
   return op;
 }
 
 std::vector<Op> matmuls() {
+  const std::vector<double> swap = {1, 0}, heads = {0, 2, 1, 3}, transposed_heads = {0, 2, 3, 1};
   return {
-      matmul({7, 33}, {33, 19}, true, false, true, false, true),
-      matmul({1, 256}, {100, 256}, true, true, true, false, false),
-      matmul({2, 5, 16}, {16, 24}, true, false, true, true, true),
-      matmul({6, 10}, {10, 12}, false, false, false, false, false),
-      matmul({6, 10}, {12, 10}, false, true, false, true, false),
-      matmul({2, 3, 8, 16}, {2, 3, 16, 8}, false, false, false, false, false),
-      matmul({2, 3, 8, 16}, {2, 3, 8, 16}, false, true, true, false, true),
-      matmul({3, 64, 64}, {3, 64, 64}, true, false, false, false, false),
+      matmul({7, 33}, {33, 19}, true, {7, 19}, {{"bias", {1}}, {"post0.relu", {0}}}),
+      matmul({1, 256}, {100, 256}, true, {1, 100}, {{"permute_b", swap}, {"bias", {1}}}),
+      matmul({2, 5, 16}, {16, 24}, true, {2, 5, 24},
+             {{"bias", {1}}, {"post0.residual", {}}, {"post1.relu", {0}}}),
+      matmul({6, 10}, {10, 12}, false, {6, 12}),
+      matmul({6, 10}, {12, 10}, false, {6, 12}, {{"permute_b", swap}, {"post0.residual", {}}}),
+      matmul({10, 6}, {10, 12}, false, {6, 12}, {{"permute_a", swap}, {"post0.tanh", {}}}),
+      matmul({2, 3, 8, 16}, {2, 3, 16, 8}, false, {2, 3, 8, 8}),
+      matmul({3, 64, 64}, {3, 64, 64}, true, {3, 64, 64}),
+      // Broadcast batches, of either operand.
+      matmul({2, 1, 4, 5}, {2, 3, 5, 6}, false, {2, 3, 4, 6}, {{"post0.residual", {}}}),
+      matmul({2, 3, 4, 5}, {3, 5, 6}, true, {2, 3, 4, 6}, {{"bias", {1}}, {"post0.tanh", {}}}),
+      matmul({4, 5}, {2, 5, 6}, false, {2, 4, 6}),
+      // Attention: heads lie between the rows of Q and K, and the product goes back there.
+      matmul({1, 9, 4, 8}, {1, 7, 4, 8}, false, {1, 4, 9, 7},
+             {{"permute_a", heads}, {"permute_b", transposed_heads}, {"post0.linear", {0.25, 0}}}),
+      matmul({1, 4, 9, 7}, {1, 7, 4, 8}, false, {1, 9, 4, 8},
+             {{"permute_b", heads}, {"permute_out", heads}}),
+      // A that is no matrix after the permutation, times a matrix.
+      matmul({2, 5, 3, 8}, {8, 6}, true, {2, 3, 5, 6}, {{"permute_a", heads}, {"bias", {1}}}),
   };
+}
+
+std::vector<Op> operations() {
+  std::vector<Op> ops;
+  const std::vector<std::pair<std::string, std::vector<double>>> list = {
+      {"relu", {0.125}},
+      {"linear", {2, -1}},
+      {"clip", {-0.5, 0.75}},
+      {"sigmoid", {}},
+      {"tanh", {}},
+      {"gelu_erf", {}},
+      {"gelu_tanh", {}},
+      {"swish", {1}},
+      {"hardswish", {0.25, 0.5}},
+      {"hardsigmoid", {0.2, 0.5}}};
+  for (const auto& [name, parameters] : list) {
+    Conv conv{{1, 6, 5, 17}, {3, 17, 3, 3}};
+    conv.residual = 1;
+    ops.push_back(conv.op());
+    ops.back().attributes["post1." + name] = parameters;  // behind the residual
+    ops.push_back(conv.op());
+    ops.back().attributes.erase("post0.residual");
+    ops.back().attributes["post0." + name] = parameters;  // in front of it
+    ops.back().attributes["post1.residual"] = {};
+  }
+  return ops;
+}
+
+std::vector<Op> normalisations() {
+  std::vector<Op> ops;
+  for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{
+           {1, 7, 5, 96}, {2, 4, 4, 17}, {1, 3, 3, 3}, {1, 1, 1, 33}}) {
+    ops.push_back({"lrn",
+                   {{"size", {5}}, {"alpha", {0.5}}, {"beta", {0.75}}, {"bias", {2}}},
+                   {{"data", shape, false}},
+                   shape});
+  }
+  return ops;
+}
+
+// A tensor as a primitive may get it: with `gap` unused elements behind each row of its last
+// dimension, in float32 or bfloat16.
+class LooseTensor {
+ public:
+  LooseTensor(const std::vector<int64_t>& shape, int64_t gap, bool bfloat16)
+      : shape_(shape), strides_(shape.size(), 1), bfloat16_(bfloat16) {
+    int64_t row = shape.back() + gap;
+    for (size_t axis = shape.size() - 1; axis-- > 0; row *= shape[axis]) strides_[axis] = row;
+    memory_ = std::make_unique<Buffer>(elements(shape) / shape.back() * (shape.back() + gap));
+    for (size_t i = 0; i < memory_->size(); ++i) write(i, kUnused);
+  }
+
+  DLTensor view(bool with_data) {
+    const DLDataType dtype = bfloat16_ ? DLDataType{kDLBfloat, 16, 1} : DLDataType{kDLFloat, 32, 1};
+    return {with_data ? memory_->data() : nullptr,
+            {kDLCPU, 0},
+            static_cast<int32_t>(shape_.size()),
+            dtype,
+            shape_.data(),
+            strides_.data(),
+            0};
+  }
+  // Copies in, and rounds the source like the copy.
+  void fill(const Buffer& source) {
+    for (size_t i = 0; i < source.size(); ++i) {
+      write(offset(i), source[i]);
+      source[i] = read(offset(i));
+    }
+  }
+  void check(const Buffer& expected) const {
+    const float tolerance = bfloat16_ ? 1e-2f : 1e-4f;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      CHECK(std::abs(read(offset(i)) - expected[i]) <= tolerance * (1 + std::abs(expected[i])));
+    }
+    const auto rows = static_cast<int64_t>(expected.size()) / shape_.back();
+    const int64_t row = static_cast<int64_t>(memory_->size()) / rows;
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = shape_.back(); j < row; ++j) CHECK(read(i * row + j) == kUnused);
+    }
+  }
+
+ private:
+  static constexpr float kUnused = 77;
+
+  size_t offset(size_t i) const {
+    const auto columns = static_cast<size_t>(shape_.back());
+    const size_t row = memory_->size() / (elements(shape_) / columns);
+    return i / columns * row + i % columns;
+  }
+  void write(size_t at, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const auto half = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    if (bfloat16_) {
+      std::memcpy(reinterpret_cast<char*>(memory_->data()) + 2 * at, &half, 2);
+    } else {
+      (*memory_)[at] = value;
+    }
+  }
+  float read(size_t at) const {
+    if (!bfloat16_) return (*memory_)[at];
+    uint16_t half;
+    std::memcpy(&half, reinterpret_cast<const char*>(memory_->data()) + 2 * at, 2);
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+  }
+
+  std::vector<int64_t> shape_, strides_;
+  bool bfloat16_;
+  std::unique_ptr<Buffer> memory_;
+};
+
+// Calls the kernel without a plan. Which operands (the output is the last) have gaps, which are
+// bfloat16: a bit each.
+void check_loose(const Op& op, const TopLibraryKernels& library, unsigned gaps, unsigned bfloat16,
+                 void (*reference)(const Op&, const std::vector<Buffer>&, const Buffer&)) {
+  std::vector<Buffer> data;
+  std::vector<LooseTensor> tensors;
+  std::vector<DLTensor> specified;
+  for (size_t i = 0; i <= op.operands.size(); ++i) {
+    const bool is_out = i == op.operands.size();
+    const auto& shape = is_out ? op.out_shape : op.operands[i].shape;
+    const bool constant = !is_out && op.operands[i].constant;
+    tensors.emplace_back(shape, constant || (gaps >> i & 1) == 0 ? 0 : 15,
+                         (bfloat16 >> i & 1) != 0);
+    if (!is_out) {
+      data.emplace_back(elements(shape));
+      data.back().randomise(static_cast<uint32_t>(13 * i + 1));
+      tensors.back().fill(data.back());
+    }
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    specified.push_back(tensors[i].view(i < op.operands.size() && op.operands[i].constant));
+  }
+  Buffer expected(elements(op.out_shape));
+  reference(op, data, expected);
+  const top::LibraryKernel kernel =
+      top::create_library_kernel(library, {"onednn", op.symbol, op.attributes}, specified, 1);
+  const top::LibraryBinding binding = top::bind_library_kernel(library, kernel);
+  std::vector<DLTensor> given;
+  for (LooseTensor& tensor : tensors) given.push_back(tensor.view(true));
+  std::vector<TVMFFIAny> args(given.size());
+  for (size_t i = 0; i < given.size(); ++i) args[i].v_ptr = &given[i];
+  CHECK(library.call(binding.get(), args.data(), static_cast<int32_t>(args.size()), nullptr) == 0);
+  tensors.back().check(expected);
+}
+
+void loose_tensors(const TopLibraryKernels& library) {
+  for (unsigned gaps : {0u, 1u, 8u, 16u, 9u, 24u, 25u}) {
+    for (unsigned bfloat16 : {0u, 1u | 2u, 1u | 2u | 8u | 16u}) {
+      check_loose(convolutions()[5], library, gaps, bfloat16, naive_conv2d);   // 1x1
+      check_loose(convolutions()[10], library, gaps, bfloat16, naive_conv2d);  // 3x3, groups
+      check_loose(matmuls()[2], library, gaps, bfloat16, naive_matmul);
+    }
+  }
+  for (unsigned gaps : {1u, 4u, 5u}) {
+    check_loose(matmuls()[5], library, gaps, 0, naive_matmul);   // transposed A
+    check_loose(matmuls()[12], library, gaps, 0, naive_matmul);  // heads
+  }
+  for (unsigned gaps : {0u, 1u, 2u, 3u}) {
+    for (unsigned bfloat16 : {0u, 3u}) {
+      check_loose(normalisations()[1], library, gaps, bfloat16, naive_lrn);
+    }
+  }
 }
 
 void bad_specs_are_refused(const TopLibraryKernels& library) {
@@ -263,6 +537,9 @@ void bad_specs_are_refused(const TopLibraryKernels& library) {
   expect("expected 4 arguments", [](Op& op) { op.operands.pop_back(); });
   expect("do not fit the groups", [](Op& op) { op.attributes["groups"] = {5}; });
   expect("weight must be a constant", [](Op& op) { op.operands[1].constant = false; });
+  expect("'strides' must have integers", [](Op& op) { op.attributes["strides"] = {1, 1.5}; });
+  expect("no operation 'square'", [](Op& op) { op.attributes["post0.square"] = {}; });
+  expect("'clip' must have 2", [](Op& op) { op.attributes["post0.clip"] = {1}; });
   expect("Cannot create op 'op'", [](Op& op) { op.out_shape[1] += 1; });
 }
 
@@ -363,6 +640,9 @@ int main(int argc, char** argv) {
   CHECK_THROWS(top::load_library_kernels("/nonexistent.so"), std::runtime_error, "Cannot load");
   for (const Op& op : convolutions()) check_op(op, library, naive_conv2d);
   for (const Op& op : matmuls()) check_op(op, library, naive_matmul);
+  for (const Op& op : operations()) check_op(op, library, naive_conv2d);
+  for (const Op& op : normalisations()) check_op(op, library, naive_lrn);
+  loose_tensors(library);
   bad_specs_are_refused(library);
   concurrent_clients(library);
   packed_weights_are_shared(library);

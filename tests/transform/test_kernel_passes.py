@@ -48,9 +48,9 @@ def described(mod):
                 left += 1
                 continue
             record = json.loads(mod[binding.value.op].attrs[KERNEL_ATTRIBUTE])
-            flags = [
-                name for name in ("bias", "residual", "relu") if record["attributes"][name] == [1]
-            ]
+            attributes = record["attributes"]
+            flags = ["bias"] if attributes["bias"] == [1] else []
+            flags += [name.partition(".")[2] for name in attributes if name.startswith("post")]
             found.append((record["symbol"], flags, record["arguments"]))
     return found, left
 

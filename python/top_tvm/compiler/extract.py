@@ -150,12 +150,14 @@ class _Extractor:
         weight = self.values[arguments[1]].shape
         if symbol == "conv2d":
             flops = 2 * prod(shape_of(var)) * prod(weight[1:])
-            label = f"{weight[2]}x{weight[3]} {weight[1] * attributes['groups'][0]}->{weight[0]}"
+            inputs = weight[1] * int(attributes["groups"][0])
+            label = f"{weight[2]}x{weight[3]} {inputs}->{weight[0]}"
         else:
             depth = weight[-2]
             flops = 2 * prod(shape_of(var)) * depth
             label = f"{depth}->{weight[-1]}"
-        epilogue = [name for name in ("bias", "residual", "relu") if attributes[name] == (1,)]
+        epilogue = ["bias"] if attributes["bias"] == (1,) else []
+        epilogue += [name.partition(".")[2] for name in sorted(attributes) if "." in name]
         origin = " + ".join([f"{symbol} {label}", *epilogue])
         return self._add_op(symbol, kernel, arguments, [var.ty], flops, origin)[0]
 

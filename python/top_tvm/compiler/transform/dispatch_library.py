@@ -160,7 +160,10 @@ def _describe(function: relax.Function) -> dict[str, Any]:
     root = bindings[0].value
     arguments = [position[order[argument]] for argument in root.args]
     symbol, *epilogue = str(composite.attrs["Composite"]).removeprefix("onednn.").split("+")
-    attributes = {name: [int(name in epilogue)] for name in ("bias", "residual", "relu")}
+    attributes: dict[str, list[float]] = {"bias": [int("bias" in epilogue)]}
+    operations = [name for name in epilogue if name != "bias"]
+    for place, name in enumerate(operations):
+        attributes[f"post{place}.{name}"] = [0.0] if name == "relu" else []
     for binding in bindings[1:]:
         for argument in binding.value.args:
             if argument in order:
@@ -172,8 +175,6 @@ def _describe(function: relax.Function) -> dict[str, Any]:
             "dilation": [int(extent) for extent in root.attrs.dilation],
             "groups": [int(root.attrs.groups)],
         }
-    else:
-        attributes["transpose_b"] = [0]
     return {"symbol": symbol, "attributes": attributes, "arguments": arguments}
 
 

@@ -1,0 +1,49 @@
+// What a kernel is to be created from, checked on access.
+#pragma once
+
+#include <cstdint>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <string>
+#include <vector>
+
+#include "runtime/library_kernels.h"
+
+namespace top::onednn {
+
+// Read access to a TopKernelSpec. Every method throws std::invalid_argument on bad input.
+class Spec {
+ public:
+  explicit Spec(const TopKernelSpec& spec) : spec_(spec) {}
+
+  int threads() const { return spec_.threads; }
+  const TopAttribute* find(const std::string& name) const;
+  int num_attributes() const { return spec_.num_attributes; }
+  const TopAttribute& attribute(int index) const { return spec_.attributes[index]; }
+  // The attribute with exactly `count` integers.
+  std::vector<int64_t> integers(const std::string& name, int count) const;
+  // An attribute of one integer; `fallback` when it is absent.
+  int64_t flag(const std::string& name, int64_t fallback) const;
+  // The attribute with exactly one number.
+  float number(const std::string& name) const;
+  // Checks how many arguments there are and that all are float32 or bfloat16.
+  void expect_args(int count) const;
+  const DLTensor& arg(int position) const { return spec_.args[position]; }
+  dnnl::memory::dims shape(int position) const;
+  dnnl::memory::data_type type(int position) const;
+  // Shape, type and strides as the tensor has them.
+  dnnl::memory::desc layout(int position) const;
+  // The same without gaps: row-major.
+  dnnl::memory::desc dense_layout(int position) const;
+  bool has_gaps(int position) const;
+  // Throws with what is expected when the condition does not hold.
+  static void require(bool condition, const std::string& expectation);
+
+ private:
+  const TopKernelSpec& spec_;
+};
+
+dnnl::memory::desc row_major(const dnnl::memory::dims& shape, dnnl::memory::data_type type);
+// Logical dimensions (N, C, H, W), as oneDNN names them, of a tensor described as (N, H, W, C).
+dnnl::memory::desc channels_second(const dnnl::memory::desc& channels_last);
+
+}  // namespace top::onednn
