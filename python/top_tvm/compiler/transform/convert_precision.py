@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax, topi
@@ -32,8 +33,10 @@ from top_tvm.compiler.transform.rewriter import (
     is_call,
     shape_of,
     substitute,
+    variables_of,
 )
 
+_LARGEST = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
 _FLOATS = {"float16", "float32", "float64"}
 
 
@@ -50,37 +53,37 @@ def _wide_values(module: tvm.IRModule) -> set[relax.Var]:
     """Kernel results that must stay float32."""
     main = module["main"]
     wide: set[relax.Var] = set()
-    written_by: dict[relax.Var, set[relax.Var]] = {}
+    memory: dict[relax.Var, set[relax.Var]] = {}  # kernel results in whose memory a variable lies
 
-    def writers(expr: Expr) -> set[relax.Var]:
-        """Kernel results in whose memory the expression lies."""
-        if isinstance(expr, relax.Var):
-            return written_by.get(expr, set())
-        if isinstance(expr, relax.Tuple):
-            return {var for field in expr.fields for var in writers(field)}
-        if isinstance(expr, relax.TupleGetItem):
-            return writers(expr.tuple_value)
-        if isinstance(expr, relax.Call):
-            return {var for argument in expr.args for var in writers(argument)}
-        return set()
+    def read(expr: Expr) -> set[relax.Var]:
+        return {result for var in variables_of(expr) for result in memory.get(var, ())}
 
     for block in main.body.blocks:
         for binding in block.bindings:
-            if _is_kernel(module, binding.value):
-                written_by[binding.var] = {binding.var}
-                if not _all_floats(module, binding):
-                    wide |= writers(binding.value)
-            else:
-                written_by[binding.var] = writers(binding.value)
-    return wide | writers(main.body.body)
+            var, value = binding.var, binding.value
+            is_kernel = _is_kernel(module, value)
+            memory[var] = {var} if is_kernel else read(value)
+            if is_kernel:
+                exact = not _all_floats(module, binding)
+            else:  # an operator that is neither has no kernel, as extraction will say
+                exact = isinstance(value, relax.Call) and not _is_view(module, value)
+            if exact:
+                wide |= read(value)
+    return wide | read(main.body.body)
+
+
+def _is_function_call(value: Expr) -> bool:
+    return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar)
+
+
+def _is_view(module: tvm.IRModule, value: Expr) -> bool:
+    return _is_function_call(value) and module[value.op].attrs.get("Codegen") == "view"
 
 
 def _is_kernel(module: tvm.IRModule, value: Expr) -> bool:
     if is_call(value, "call_tir"):
         return True
-    if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.GlobalVar):
-        return False
-    return bool(module[value.op].attrs.get("Codegen") != "view")
+    return _is_function_call(value) and not _is_view(module, value)
 
 
 def _all_floats(module: tvm.IRModule, binding: relax.VarBinding) -> bool:
@@ -112,7 +115,7 @@ class _Converter(PyExprMutator):
         self.set_var_remap(binding.var, var)
 
     def _convert(self, var: relax.Var, value: Expr) -> Expr:
-        if not isinstance(value, relax.Call):
+        if not is_call(value, "call_tir") and not _is_function_call(value):
             return self.visit_expr(value)
         type_ = var.ty if var in self.wide else _narrow(var.ty)
         if is_call(value, "call_tir"):
@@ -154,7 +157,11 @@ class _Converter(PyExprMutator):
         if str(expr.ty.dtype) != "float32":
             return expr
         if expr not in self.constants:
-            self.constants[expr] = as_constant(expr.value.numpy().astype(ml_dtypes.bfloat16))
+            value = expr.value.numpy()
+            # Masks hold the least float32, which would round to infinity, and rows of it to NaN.
+            finite = np.clip(value, -_LARGEST, _LARGEST)
+            value = np.where(np.isfinite(value), finite, value).astype(ml_dtypes.bfloat16)
+            self.constants[expr] = as_constant(value)
         return self.constants[expr]
 
     def _in_dtype(self, expr: Expr, dtype: str) -> Expr:
@@ -229,36 +236,39 @@ class _Converter(PyExprMutator):
         self, function: relax.Function, types: Sequence[Any], type_: Any
     ) -> relax.Function:
         """The function with casts behind its parameters and before its results."""
+        params = [relax.Var(p.name, t) for p, t in zip(function.params, types, strict=True)]
         bindings: list[relax.VarBinding] = []
+
+        def bind(name: str, type_: Any, value: Expr) -> relax.Var:
+            bindings.append(relax.VarBinding(relax.Var(name, type_), value))
+            return bindings[-1].var
+
+        def cast(var: relax.Var, type_: Any) -> relax.Var:
+            if _same([var.ty], [type_]):
+                return var
+            dtype = str(type_.dtype)
+            return bind(f"{var.name}_{dtype}", type_, self.builder_.call_te(topi.cast, var, dtype))
+
         env: dict[Expr, Expr] = {}
-        params = []
-        for old, new_type in zip(function.params, types, strict=True):
-            new = relax.Var(old.name, new_type)
-            params.append(new)
-            env[old] = new
-            if not _same([new_type], [old.ty]):
-                env[old] = relax.DataflowVar(f"{old.name}_wide", old.ty)
-                cast = self.builder_.call_te(topi.cast, new, str(old.ty.dtype))
-                bindings.append(relax.VarBinding(env[old], cast))
-        result = function.body.body
-        results = list(result.fields) if isinstance(result, relax.Tuple) else [result]
-        kept = {var for var, t in zip(results, _fields(type_), strict=True) if _same([var.ty], [t])}
+        for old, new in zip(function.params, params, strict=True):
+            env[old] = cast(new, old.ty)
         for block in function.body.blocks:
             for binding in block.bindings:
-                kind = relax.Var if binding.var in kept else relax.DataflowVar
-                var = kind(binding.var.name, binding.var.ty)
-                bindings.append(relax.VarBinding(var, substitute(binding.value, env)))
-                env[binding.var] = var
-        outputs = []
-        for old, new_type in zip(results, _fields(type_), strict=True):
-            if old in kept:
-                outputs.append(env[old])
-                continue
-            outputs.append(relax.Var(f"{old.name}_narrow", new_type))
-            cast = self.builder_.call_te(topi.cast, env[old], str(new_type.dtype))
-            bindings.append(relax.VarBinding(outputs[-1], cast))
-        output = relax.Tuple(outputs) if isinstance(result, relax.Tuple) else outputs[0]
-        body = relax.SeqExpr([relax.DataflowBlock(bindings)], output)
+                value = substitute(binding.value, env)
+                env[binding.var] = bind(binding.var.name, binding.var.ty, value)
+        result = substitute(function.body.body, env)
+        if isinstance(result.ty, relax.TupleType) and isinstance(result, relax.Var):
+            fields = [
+                bind(f"{result.name}_{index}", field, relax.TupleGetItem(result, index))
+                for index, field in enumerate(result.ty.fields)
+            ]
+            result = relax.Tuple(fields)
+        if isinstance(result, relax.Tuple):
+            pairs = zip(result.fields, type_.fields, strict=True)
+            result = relax.Tuple([cast(field, wanted) for field, wanted in pairs])
+        else:
+            result = cast(result, type_)
+        body = relax.SeqExpr([relax.DataflowBlock(bindings)], result)
         return relax.Function(params, body, type_, attrs=function.attrs)
 
 

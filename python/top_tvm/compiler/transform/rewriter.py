@@ -109,8 +109,8 @@ class Rewriter:
         """Rewrite ``main``; every other function stays."""
         function = module["main"]
         bindings = _bindings(function)
-        self.uses = Counter(var for binding in bindings for var in _variables(binding.value))
-        self.uses.update(_variables(function.body.body))
+        self.uses = Counter(var for binding in bindings for var in variables_of(binding.value))
+        self.uses.update(variables_of(function.body.body))
         for name, other in module.functions.items():
             if name.name_hint != "main":
                 self.builder.add_func(other, name.name_hint)
@@ -152,15 +152,16 @@ def _bindings(function: relax.Function) -> list[relax.VarBinding]:
     return bindings
 
 
-def _variables(expr: Expr) -> list[relax.Var]:
+def variables_of(expr: Expr) -> list[relax.Var]:
+    """Variables that an expression reads, with repetitions."""
     if isinstance(expr, relax.Var):
         return [expr]
     if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in _variables(field)]
+        return [var for field in expr.fields for var in variables_of(field)]
     if isinstance(expr, relax.TupleGetItem):
-        return _variables(expr.tuple_value)
+        return variables_of(expr.tuple_value)
     if isinstance(expr, relax.Call):
-        return [var for argument in expr.args for var in _variables(argument)]
+        return [var for argument in expr.args for var in variables_of(argument)]
     return []
 
 
