@@ -96,8 +96,9 @@ def test_main_before_and_after():
                 a = R.call_tir(cls.double, (x,), out_ty=R.Tensor((8,), "float32"))
                 b = R.call_tir(cls.double, (a,), out_ty=R.Tensor((8,), "float32"))
                 c = R.call_tir(cls.double, (b,), out_ty=R.Tensor((8,), "float32"))
-                R.output(c)
-            return c
+                d = R.call_tir(cls.double, (c,), out_ty=R.Tensor((8,), "float32"))
+                R.output(d)
+            return d
 
     @I.ir_module
     class Expected:
@@ -120,7 +121,7 @@ def test_main_before_and_after():
         for block in after["main"].body.blocks
         for binding in block.bindings
     ]
-    assert types == ["bfloat16", "bfloat16", "float32"]
+    assert types == ["bfloat16", "bfloat16", "float32", "float32"]
     tvm.ir.assert_structural_equal(
         after["double1"].without_attr("op_pattern"), Expected["double1"], map_free_vars=True
     )
@@ -178,13 +179,27 @@ def test_concatenation_copies_bfloat16():
     def body(emit, x):
         parts = [emit(relax.op.nn.softmax(x)), x]
         joined = emit(relax.op.concat(parts, axis=1))
-        return emit(relax.op.nn.softmax(joined))
+        return emit(relax.op.nn.softmax(emit(relax.op.nn.softmax(joined))))
 
     mod = converted(module((3, 6), body))
     assert kernels(mod)[1:] == [
         ("cast", ["float32"], ["bfloat16"]),
         ("concat", ["bfloat16", "bfloat16"], ["bfloat16"]),
         ("softmax", ["bfloat16"], ["float32"]),
+        ("softmax", ["float32"], ["float32"]),
+    ]
+
+
+def test_logits_are_not_rounded_but_what_is_averaged_is():
+    def body(emit, x):
+        y = emit(relax.op.nn.softmax(emit(relax.op.matmul(x, const(6, 4)))))
+        return y, emit(relax.op.mean(emit(relax.op.matmul(x, const(6, 5))), axis=1))
+
+    assert kernels(converted(module((3, 6), body)))[1:] == [
+        ("matmul", ["bfloat16", "bfloat16"], ["float32"]),
+        ("softmax", ["float32"], ["float32"]),
+        ("matmul", ["bfloat16", "bfloat16"], ["bfloat16"]),
+        ("mean", ["bfloat16"], ["float32"]),
     ]
 
 

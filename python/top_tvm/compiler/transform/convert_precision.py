@@ -6,14 +6,17 @@ before and rounds what it writes; nothing inside of it is rounded, however delic
 primitives do the same by themselves: they take bfloat16, accumulate and apply their epilogue in
 float32, and round once. Their weights are converted here; biases and other vectors stay float32.
 
-Three kinds of values stay float32: inputs and outputs of the model, and what a kernel turns into
-integers or booleans, where rounding could change an index.
+Four kinds of values stay float32: inputs and outputs of the model; what a kernel turns into
+integers or booleans, where rounding could change an index; and what a generated kernel turns into
+an output of no smaller size. The last are logits for the most part, and a softmax turns the
+absolute error of large logits into a relative one, with nothing behind it to average that out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -69,7 +72,13 @@ def _wide_values(module: tvm.IRModule) -> set[relax.Var]:
                 exact = isinstance(value, relax.Call) and not _is_view(module, value)
             if exact:
                 wide |= read(value)
-    return wide | read(main.body.body)
+    outputs = read(main.body.body)
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if binding.var in outputs and not _is_library_call(module, binding.value):
+                size = _elements(binding.var)
+                wide |= {var for var in read(binding.value) if _elements(var) <= size}
+    return wide | outputs
 
 
 def _is_function_call(value: Expr) -> bool:
@@ -78,6 +87,10 @@ def _is_function_call(value: Expr) -> bool:
 
 def _is_view(module: tvm.IRModule, value: Expr) -> bool:
     return _is_function_call(value) and module[value.op].attrs.get("Codegen") == "view"
+
+
+def _is_library_call(module: tvm.IRModule, value: Expr) -> bool:
+    return _is_function_call(value) and "Codegen" in module[value.op].attrs
 
 
 def _is_kernel(module: tvm.IRModule, value: Expr) -> bool:
@@ -277,6 +290,11 @@ class _Converter(PyExprMutator):
 
 def _fields(type_: Any) -> list[Any]:
     return list(type_.fields) if isinstance(type_, relax.TupleType) else [type_]
+
+
+def _elements(var: relax.Var) -> int:
+    """Number of elements of a kernel's results."""
+    return sum(prod(int(extent) for extent in field.shape) for field in _fields(var.ty))
 
 
 def _with_dtype(type_: Any, dtype: str) -> Any:
