@@ -83,9 +83,18 @@ std::shared_ptr<const dnnl::memory> pack_weights(void* data, const dnnl::memory:
 // Attributes of a primitive without post-ops.
 dnnl::primitive_attr user_scratchpad();
 
-// One file each.
+// conv2d.cc
 std::unique_ptr<Kernel> make_conv2d(const Spec& spec);
+std::unique_ptr<Kernel> make_deconv2d(const Spec& spec);
+// matmul.cc
 std::unique_ptr<Kernel> make_matmul(const Spec& spec);
+// lrn.cc
 std::unique_ptr<Kernel> make_lrn(const Spec& spec);
+// pool2d.cc
+std::unique_ptr<Kernel> make_max_pool2d(const Spec& spec);
+std::unique_ptr<Kernel> make_avg_pool2d(const Spec& spec);
+// rows.cc
+std::unique_ptr<Kernel> make_softmax(const Spec& spec);
+std::unique_ptr<Kernel> make_layer_norm(const Spec& spec);
 
 }  // namespace top::onednn

@@ -1,5 +1,5 @@
 // "lrn": data NHWC, out NHWC; local response normalisation across channels,
-// x / (bias + alpha / size * sum of x^2 over `size` channels)^beta.
+// x / (k + alpha / size * sum of x^2 over `size` channels)^beta.
 #include "runtime/onednn/kernel.h"
 #include "runtime/onednn/openmp.h"
 
@@ -20,8 +20,8 @@ std::unique_ptr<Kernel> make_lrn(const Spec& spec) {
   const dnnl::memory::desc out_layout = channels_second(out.layout());
   kernel->add<dnnl::lrn_forward>(
       {cpu_engine(), dnnl::prop_kind::forward_inference, dnnl::algorithm::lrn_across_channels,
-       data.layout, out_layout, size, spec.number("alpha"), spec.number("beta"),
-       spec.number("bias"), user_scratchpad()},
+       data.layout, out_layout, size, spec.number("alpha"), spec.number("beta"), spec.number("k"),
+       user_scratchpad()},
       {data, {DNNL_ARG_DST, out.place(), out_layout}});
   out.copy_out(*kernel);
   return kernel;

@@ -75,7 +75,9 @@ int initialize(const TopHost* from) {
 void* create_kernel(const TopKernelSpec* raw) {
   return guarded(raw->symbol, static_cast<void*>(nullptr), [raw]() -> void* {
     static const std::map<std::string, std::unique_ptr<Kernel> (*)(const Spec&)> makers = {
-        {"conv2d", make_conv2d}, {"matmul", make_matmul}, {"lrn", make_lrn}};
+        {"avg_pool2d", make_avg_pool2d}, {"conv2d", make_conv2d},  {"deconv2d", make_deconv2d},
+        {"layer_norm", make_layer_norm}, {"lrn", make_lrn},        {"matmul", make_matmul},
+        {"max_pool2d", make_max_pool2d}, {"softmax", make_softmax}};
     const Spec spec(*raw);
     const auto found = makers.find(raw->symbol);
     if (found != makers.end()) return found->second(spec).release();

@@ -236,8 +236,87 @@ void naive_lrn(const Op& op, const std::vector<Buffer>& data, const Buffer& out)
       const double x = data[0][at - channel + other];
       sum += x * x;
     }
-    const double scale = number(op, "bias") + number(op, "alpha") / number(op, "size") * sum;
+    const double scale = number(op, "k") + number(op, "alpha") / number(op, "size") * sum;
     out[at] = static_cast<float>(data[0][at] * std::pow(scale, -number(op, "beta")));
+  }
+}
+
+void naive_deconv2d(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
+  const auto &x = op.operands[0].shape, &w = op.operands[1].shape, &y = op.out_shape;
+  const int64_t in_per_group = x[3] / std::max<int64_t>(1, value(op, "groups"));
+  for (int64_t n = 0; n < x[0]; ++n)
+    for (int64_t i = 0; i < x[1]; ++i)
+      for (int64_t j = 0; j < x[2]; ++j)
+        for (int64_t c = 0; c < x[3]; ++c)
+          for (int64_t o = 0; o < w[1]; ++o)
+            for (int64_t k = 0; k < w[2]; ++k)
+              for (int64_t l = 0; l < w[3]; ++l) {
+                const int64_t row = i * value(op, "strides", 0) + k * value(op, "dilation", 0) -
+                                    value(op, "padding", 0);
+                const int64_t column = j * value(op, "strides", 1) + l * value(op, "dilation", 1) -
+                                       value(op, "padding", 1);
+                if (row < 0 || row >= y[1] || column < 0 || column >= y[2]) continue;
+                const int64_t channel = c / in_per_group * w[1] + o;
+                out[((n * y[1] + row) * y[2] + column) * y[3] + channel] +=
+                    data[0][((n * x[1] + i) * x[2] + j) * x[3] + c] *
+                    data[1][((c * w[1] + o) * w[2] + k) * w[3] + l];
+              }
+  finish(op, data, out);
+}
+
+void naive_pool2d(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
+  const auto &x = op.operands[0].shape, &y = op.out_shape;
+  const bool is_max = op.symbol == "max_pool2d";
+  size_t at = 0;
+  for (int64_t n = 0; n < y[0]; ++n)
+    for (int64_t i = 0; i < y[1]; ++i)
+      for (int64_t j = 0; j < y[2]; ++j)
+        for (int64_t c = 0; c < y[3]; ++c, ++at) {
+          double sum = 0, greatest = -1e30;
+          int64_t inside = 0;
+          for (int64_t k = 0; k < value(op, "window", 0); ++k)
+            for (int64_t l = 0; l < value(op, "window", 1); ++l) {
+              const int64_t row = i * value(op, "strides", 0) + k * value(op, "dilation", 0) -
+                                  value(op, "padding", 0);
+              const int64_t column = j * value(op, "strides", 1) + l * value(op, "dilation", 1) -
+                                     value(op, "padding", 1);
+              if (row < 0 || row >= x[1] || column < 0 || column >= x[2]) continue;
+              const double v = data[0][((n * x[1] + row) * x[2] + column) * x[3] + c];
+              sum += v;
+              greatest = std::max(greatest, v);
+              ++inside;
+            }
+          if (value(op, "include_padding") != 0) {
+            inside = value(op, "window", 0) * value(op, "window", 1);
+          }
+          out[at] = static_cast<float>(is_max ? greatest : sum / static_cast<double>(inside));
+        }
+}
+
+void naive_softmax(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
+  const auto columns = static_cast<size_t>(op.out_shape.back());
+  for (size_t row = 0; row < out.size(); row += columns) {
+    double sum = 0;
+    for (size_t j = row; j < row + columns; ++j) sum += std::exp(data[0][j]);
+    for (size_t j = row; j < row + columns; ++j) {
+      out[j] = static_cast<float>(std::exp(data[0][j]) / sum);
+    }
+  }
+}
+
+void naive_layer_norm(const Op& op, const std::vector<Buffer>& data, const Buffer& out) {
+  const auto columns = static_cast<size_t>(op.out_shape.back());
+  const auto count = static_cast<double>(columns);
+  for (size_t row = 0; row < out.size(); row += columns) {
+    double mean = 0, variance = 0;
+    for (size_t j = 0; j < columns; ++j) mean += data[0][row + j] / count;
+    for (size_t j = 0; j < columns; ++j) {
+      variance += (data[0][row + j] - mean) * (data[0][row + j] - mean) / count;
+    }
+    for (size_t j = 0; j < columns; ++j) {
+      const double normal = (data[0][row + j] - mean) / std::sqrt(variance + number(op, "epsilon"));
+      out[row + j] = static_cast<float>(normal * data[1][j] + data[2][j]);
+    }
   }
 }
 
@@ -381,12 +460,87 @@ std::vector<Op> operations() {
   return ops;
 }
 
+std::vector<Op> deconvolutions() {
+  const auto op = [](std::vector<int64_t> data, std::vector<int64_t> weight,
+                     std::vector<int64_t> out, Attributes attributes) {
+    attributes.emplace("dilation", std::vector<double>{1, 1});
+    Op made{"deconv2d",
+            std::move(attributes),
+            {{"data", std::move(data), false}, {"weight", std::move(weight), true}},
+            out};
+    if (value(made, "bias") != 0) made.operands.push_back({"bias", {out.back()}, true});
+    if (made.attributes.count("post0.residual") != 0) {
+      made.operands.push_back({"residual", out, false});
+    }
+    return made;
+  };
+  return {
+      op({1, 5, 6, 17}, {17, 3, 2, 2}, {1, 10, 12, 3},
+         {{"strides", {2, 2}}, {"padding", {0, 0, 0, 0}}, {"bias", {1}}, {"post0.relu", {0}}}),
+      // Output padding: the last row and column get nothing but what overlaps there.
+      op({2, 4, 3, 8}, {8, 16, 3, 3}, {2, 8, 6, 16},
+         {{"strides", {2, 2}}, {"padding", {1, 1, 1, 1}}, {"post0.residual", {}}}),
+      op({1, 4, 5, 12}, {12, 2, 3, 2}, {1, 9, 6, 6},
+         {{"strides", {2, 1}}, {"padding", {0, 0, 0, 0}}, {"groups", {3}}, {"bias", {1}}}),
+      op({1, 1, 7, 6}, {6, 5, 1, 4}, {1, 1, 19, 5},
+         {{"strides", {1, 3}}, {"padding", {0, 1, 0, 2}}, {"post0.tanh", {}}}),
+  };
+}
+
+std::vector<Op> pools() {
+  const auto op = [](const char* symbol, const std::vector<int64_t>& data,
+                     const std::vector<int64_t>& out, Attributes attributes) {
+    attributes.emplace("dilation", std::vector<double>{1, 1});
+    return Op{symbol, std::move(attributes), {{"data", data, false}}, out};
+  };
+  const std::vector<double> two = {2, 2}, three = {3, 3}, none = {0, 0, 0, 0};
+  std::vector<Op> ops;
+  for (int64_t channels : {3, 17, 64}) {
+    for (const char* symbol : {"max_pool2d", "avg_pool2d"}) {
+      ops.push_back(op(symbol, {2, 9, 8, channels}, {2, 5, 5, channels},
+                       {{"window", three}, {"strides", two}, {"padding", {1, 1, 1, 2}}}));
+      ops.push_back(op(symbol, {1, 7, 6, channels}, {1, 1, 1, channels},
+                       {{"window", {7, 6}}, {"strides", {1, 1}}, {"padding", none}}));
+    }
+    // The last window of a row ends outside.
+    ops.push_back(op("max_pool2d", {1, 6, 6, channels}, {1, 3, 3, channels},
+                     {{"window", three}, {"strides", two}, {"padding", none}}));
+    ops.push_back(
+        op("max_pool2d", {1, 9, 9, channels}, {1, 5, 5, channels},
+           {{"window", three}, {"strides", {1, 1}}, {"padding", none}, {"dilation", two}}));
+    ops.push_back(op("avg_pool2d", {1, 8, 8, channels}, {1, 4, 4, channels},
+                     {{"window", three},
+                      {"strides", two},
+                      {"padding", {1, 1, 0, 0}},
+                      {"include_padding", {1}}}));
+  }
+  return ops;
+}
+
+std::vector<Op> softmaxes() {
+  return {{"softmax", {}, {{"data", {1, 1000}, false}}, {1, 1000}},
+          {"softmax", {}, {{"data", {2, 3, 5, 17}, false}}, {2, 3, 5, 17}}};
+}
+
+std::vector<Op> layer_norms() {
+  std::vector<Op> ops;
+  for (const std::vector<int64_t>& shape :
+       std::vector<std::vector<int64_t>>{{3, 64}, {2, 5, 17}, {1, 3}}) {
+    ops.push_back(
+        {"layer_norm",
+         {{"epsilon", {0.01}}},
+         {{"data", shape, false}, {"scale", {shape.back()}, true}, {"shift", {shape.back()}, true}},
+         shape});
+  }
+  return ops;
+}
+
 std::vector<Op> normalisations() {
   std::vector<Op> ops;
   for (const std::vector<int64_t>& shape : std::vector<std::vector<int64_t>>{
            {1, 7, 5, 96}, {2, 4, 4, 17}, {1, 3, 3, 3}, {1, 1, 1, 33}}) {
     ops.push_back({"lrn",
-                   {{"size", {5}}, {"alpha", {0.5}}, {"beta", {0.75}}, {"bias", {2}}},
+                   {{"size", {5}}, {"alpha", {0.5}}, {"beta", {0.75}}, {"k", {2}}},
                    {{"data", shape, false}},
                    shape});
   }
@@ -508,6 +662,7 @@ void loose_tensors(const TopLibraryKernels& library) {
       check_loose(convolutions()[5], library, gaps, bfloat16, naive_conv2d);   // 1x1
       check_loose(convolutions()[10], library, gaps, bfloat16, naive_conv2d);  // 3x3, groups
       check_loose(matmuls()[2], library, gaps, bfloat16, naive_matmul);
+      check_loose(deconvolutions()[1], library, gaps >> 1, bfloat16 & 3, naive_deconv2d);
     }
   }
   for (unsigned gaps : {1u, 4u, 5u}) {
@@ -516,6 +671,8 @@ void loose_tensors(const TopLibraryKernels& library) {
   }
   for (unsigned gaps : {0u, 1u, 2u, 3u}) {
     for (unsigned bfloat16 : {0u, 3u}) {
+      check_loose(pools()[0], library, gaps, bfloat16, naive_pool2d);
+      check_loose(softmaxes()[1], library, gaps, bfloat16, naive_softmax);
       check_loose(normalisations()[1], library, gaps, bfloat16, naive_lrn);
     }
   }
@@ -642,6 +799,10 @@ int main(int argc, char** argv) {
   for (const Op& op : matmuls()) check_op(op, library, naive_matmul);
   for (const Op& op : operations()) check_op(op, library, naive_conv2d);
   for (const Op& op : normalisations()) check_op(op, library, naive_lrn);
+  for (const Op& op : deconvolutions()) check_op(op, library, naive_deconv2d);
+  for (const Op& op : pools()) check_op(op, library, naive_pool2d);
+  for (const Op& op : softmaxes()) check_op(op, library, naive_softmax);
+  for (const Op& op : layer_norms()) check_op(op, library, naive_layer_norm);
   loose_tensors(library);
   bad_specs_are_refused(library);
   concurrent_clients(library);

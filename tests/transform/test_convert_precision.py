@@ -11,11 +11,8 @@ from tvm.script import tirx as T
 
 from top_tvm.compiler.extract import extract
 from top_tvm.compiler.transform.convert_precision import ConvertPrecision
-from top_tvm.compiler.transform.dispatch_library import (
-    DescribeLibraryCalls,
-    DispatchOneDNN,
-    DispatchViews,
-)
+from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
+from top_tvm.compiler.transform.dispatch_views import DispatchViews
 from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.errors import ModelError
@@ -37,7 +34,7 @@ def module(shape, body, dispatch=True):
             results = result if isinstance(result, tuple) else (result,)
             outputs = [builder.emit_output(var) for var in results]
         builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
-    passes = [LowerConcat, DispatchOneDNN, DispatchViews, DescribeLibraryCalls]
+    passes = [LowerConcat, DispatchOneDNN, DispatchViews]
     fuse = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),

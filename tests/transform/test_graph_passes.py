@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tvm
-from tvm import relax
+from tvm import relax, topi
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -12,6 +12,7 @@ from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
+from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 RNG = np.random.default_rng(7)
@@ -74,6 +75,32 @@ def test_sum_of_stack_becomes_additions():
     tvm.ir.assert_structural_equal(after, Expected)
 
 
+def clipped(b, x, *bounds):
+    return b.emit_te(topi.minimum, b.emit_te(topi.maximum, x, bounds[0]), bounds[1])
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_clip_is_made_of_operators(as_tensors):
+    bounds = (-1.0, 6.0)
+    if as_tensors:
+        bounds = tuple(relax.const(np.float32(bound)) for bound in bounds)
+    after = RestoreClip(module((2, 3), lambda b, x: clipped(b, x, *bounds)))
+
+    def expected(b, x):
+        y = b.emit(relax.op.maximum(x, relax.const(np.float32(-1))))
+        return b.emit(relax.op.minimum(y, relax.const(np.float32(6))))
+
+    tvm.ir.assert_structural_equal(
+        relax.transform.CanonicalizeBindings()(after),
+        relax.transform.CanonicalizeBindings()(module((2, 3), expected)),
+    )
+
+
+def test_maximum_of_tensors_stays():
+    mod = module((2, 3), lambda b, x: b.emit_te(topi.maximum, x, b.emit(relax.op.exp(x))))
+    assert calls(RestoreClip(mod)) == ["exp", "call_tir"]
+
+
 def test_dropout_disappears():
     def body(b, x):
         kept = b.emit(relax.TupleGetItem(b.emit(relax.op.nn.dropout(x, 0.5)), 0))
@@ -100,6 +127,10 @@ def test_sum_over_another_axis_stays():
         (lambda c: relax.op.add(c, relax.const(np.float32(2))), lambda a: a + np.float32(2)),
         (lambda c: relax.op.broadcast_to(c, (4, 2, 3)), lambda a: np.broadcast_to(a, (4, 2, 3))),
         (lambda c: relax.op.sqrt(c), np.sqrt),
+        (
+            lambda c: relax.op.where(relax.const(np.bool_([True, False, True])), c, c * c),
+            lambda a: np.where([True, False, True], a, a * a),
+        ),
     ],
 )
 def test_constants_fold_to_what_numpy_says(expression, value):

@@ -8,12 +8,9 @@ import tvm
 from tvm import relax, te
 
 from top_tvm.compiler.extract import _is_parallel, extract
-from top_tvm.compiler.transform.dispatch_library import (
-    KERNEL_ATTRIBUTE,
-    DescribeLibraryCalls,
-    DispatchOneDNN,
-    DispatchViews,
-)
+from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
+from top_tvm.compiler.transform.dispatch_views import DispatchViews
+from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
 from top_tvm.compiler.transform.lower_concat import LowerConcat, concat_kernel
 from top_tvm.compiler.transform.schedule_cpu import schedule_prim_func
 
@@ -37,8 +34,14 @@ def module(shape, body):
 
 
 def described(mod):
-    """(symbol, flags) of the library functions, and the number of operators left in main."""
-    mod = DescribeLibraryCalls(DispatchOneDNN(mod))
+    """(symbol, epilogue) of the library functions, and the number of operators left in main."""
+    found, left = library_calls(mod)
+    return [(symbol, epilogue) for symbol, epilogue, _, _ in found], left
+
+
+def library_calls(mod):
+    """(symbol, epilogue, attributes, arguments) of each library call, and how many ops are left."""
+    mod = DispatchOneDNN(mod)
     found, left = [], 0
     for block in mod["main"].body.blocks:
         for binding in block.bindings:
@@ -49,9 +52,10 @@ def described(mod):
                 continue
             record = json.loads(mod[binding.value.op].attrs[KERNEL_ATTRIBUTE])
             attributes = record["attributes"]
-            flags = ["bias"] if attributes["bias"] == [1] else []
-            flags += [name.partition(".")[2] for name in attributes if name.startswith("post")]
-            found.append((record["symbol"], flags, record["arguments"]))
+            epilogue = ["bias"] if attributes.get("bias") == [1] else []
+            epilogue += [name.partition(".")[2] for name in attributes if name.startswith("post")]
+            arguments = [binding.value.args[index] for index in record["arguments"]]
+            found.append((record["symbol"], epilogue, attributes, arguments))
     return found, left
 
 
@@ -69,9 +73,16 @@ def test_convolution_takes_bias_residual_and_relu():
         y = b.emit(relax.op.add(conv(b, x), const(1, 1, 1, 8)))
         return b.emit(relax.op.nn.relu(b.emit(relax.op.add(x, y))))
 
-    found, left = described(module((1, 6, 6, 8), body))
-    # x is both the data and the residual: one parameter, named twice.
-    assert found == [("conv2d", ["bias", "residual", "relu"], [0, 1, 2, 0])]
+    found, left = library_calls(module((1, 6, 6, 8), body))
+    assert [(symbol, epilogue) for symbol, epilogue, _, _ in found] == [
+        ("conv2d", ["bias", "residual", "relu"])
+    ]
+    data, weight, bias, residual = found[0][3]
+    assert data.same_as(residual)
+    assert [tuple(int(n) for n in operand.ty.shape) for operand in (weight, bias)] == [
+        (8, 8, 3, 3),
+        (8,),
+    ]
     assert left == 0
 
 
@@ -82,7 +93,7 @@ def test_two_convolutions_that_meet_in_an_addition():
         return b.emit(relax.op.nn.relu(b.emit(relax.op.add(left, right))))
 
     found, left = described(module((1, 6, 6, 8), body))
-    assert sorted(flags for _, flags, _ in found) == [["bias"], ["bias", "residual", "relu"]]
+    assert sorted(epilogue for _, epilogue in found) == [["bias"], ["bias", "residual", "relu"]]
     assert left == 0
 
 
@@ -92,7 +103,7 @@ def test_intermediate_with_a_second_reader_is_not_swallowed():
         return b.emit(relax.op.nn.relu(y)), b.emit(relax.op.exp(y))
 
     found, left = described(module((1, 6, 6, 8), body))
-    assert [flags for _, flags, _ in found] == [["bias"]]
+    assert [epilogue for _, epilogue in found] == [["bias"]]
     assert left == 2
 
 
@@ -101,7 +112,7 @@ def test_constant_that_is_no_bias_stays_outside():
         return b.emit(relax.op.add(conv(b, x), const(1, 6, 1, 1)))
 
     found, left = described(module((1, 6, 6, 8), body))
-    assert [flags for _, flags, _ in found] == [[]]
+    assert [epilogue for _, epilogue in found] == [[]]
     assert left == 1
 
 
@@ -111,13 +122,175 @@ def test_matmul_takes_its_bias_at_every_batch(rows):
         return b.emit(relax.op.add(b.emit(relax.op.matmul(x, const(4, 3))), const(1, 3)))
 
     found, left = described(module((rows, 4), body))
-    assert found == [("matmul", ["bias"], [0, 1, 2])]
+    assert found == [("matmul", ["bias"])]
     assert left == 0
 
 
-def test_matmul_with_broadcast_batches_is_left_to_tvm():
+def test_matmul_may_broadcast_its_batches():
     mod = module((2, 1, 4, 4), lambda b, x: b.emit(relax.op.matmul(x, const(2, 3, 4, 5))))
+    assert described(mod) == ([("matmul", [])], 0)
+
+
+def test_product_with_a_vector_is_left_to_tvm():
+    mod = module((4,), lambda b, x: b.emit(relax.op.matmul(x, const(4, 5))))
     assert described(mod) == ([], 1)
+
+
+def test_the_longer_of_two_branches_takes_the_addition():
+    def body(b, x):
+        long = conv(b, b.emit(relax.op.add(conv(b, x), const(1, 1, 1, 8))))
+        short = conv(b, x)
+        return b.emit(relax.op.add(short, long))
+
+    found, left = library_calls(module((1, 6, 6, 8), body))
+    assert [epilogue for _, epilogue, _, _ in found] == [["bias"], [], ["residual"]]
+    first, short, last = found
+    assert first[3][0].same_as(short[3][0])
+    assert last[3][0] not in (first[3][0], short[3][0])
+    assert left == 0
+
+
+def scaled(op, factor):
+    return lambda b, y: b.emit(op(y, relax.const(np.float32(factor))))
+
+
+def hard_sigmoid(b, y):
+    shifted = scaled(relax.op.add, 0.5)(b, scaled(relax.op.multiply, 0.2)(b, y))
+    return b.emit(relax.op.clip(shifted, 0, 1))
+
+
+def hard_swish(b, y):
+    gate = b.emit(relax.op.clip(scaled(relax.op.add, 3)(b, y), 0, 6))
+    return b.emit(relax.op.multiply(y, scaled(relax.op.divide, 6)(b, gate)))
+
+
+def gelu_of_parts(b, y):
+    """As PyTorch's exporter writes it."""
+    error = b.emit(relax.op.erf(scaled(relax.op.divide, np.sqrt(2))(b, y)))
+    return scaled(relax.op.multiply, 0.5)(
+        b, b.emit(relax.op.multiply(y, scaled(relax.op.add, 1)(b, error)))
+    )
+
+
+def gelu_by_tanh(b, y):
+    """As TensorFlow's exporter writes it."""
+    cube = b.emit(relax.op.power(y, relax.const(np.float32(3))))
+    inner = b.emit(relax.op.add(y, scaled(relax.op.multiply, 0.044715)(b, cube)))
+    tanh = b.emit(relax.op.tanh(scaled(relax.op.multiply, np.sqrt(2 / np.pi))(b, inner)))
+    half = scaled(relax.op.multiply, 0.5)(b, y)
+    return b.emit(relax.op.multiply(half, scaled(relax.op.add, 1)(b, tanh)))
+
+
+ACTIVATIONS = {
+    "relu": (lambda b, y: b.emit(relax.op.nn.relu(y)), "relu", [0.0]),
+    "leaky relu": (lambda b, y: b.emit(relax.op.nn.leakyrelu(y, 0.1)), "relu", [0.1]),
+    "relu6": (lambda b, y: b.emit(relax.op.nn.relu6(y)), "clip", [0.0, 6.0]),
+    "clip": (
+        lambda b, y: scaled(relax.op.minimum, 3)(b, scaled(relax.op.maximum, -2)(b, y)),
+        "clip",
+        [-2.0, 3.0],
+    ),
+    "sigmoid": (lambda b, y: b.emit(relax.op.sigmoid(y)), "sigmoid", []),
+    "tanh": (lambda b, y: b.emit(relax.op.tanh(y)), "tanh", []),
+    "gelu": (lambda b, y: b.emit(relax.op.nn.gelu(y)), "gelu_erf", []),
+    "gelu of parts": (gelu_of_parts, "gelu_erf", []),
+    "gelu_tanh": (lambda b, y: b.emit(relax.op.nn.gelu_tanh(y)), "gelu_tanh", []),
+    "gelu_tanh of parts": (gelu_by_tanh, "gelu_tanh", []),
+    "silu": (lambda b, y: b.emit(relax.op.nn.silu(y)), "swish", [1.0]),
+    "silu of parts": (
+        lambda b, y: b.emit(relax.op.multiply(b.emit(relax.op.sigmoid(y)), y)),
+        "swish",
+        [1.0],
+    ),
+    "hard sigmoid": (hard_sigmoid, "hardsigmoid", [0.2, 0.5]),
+    "hard swish": (hard_swish, "hardswish", [1 / 6, 0.5]),
+    "scale": (scaled(relax.op.divide, 8), "linear", [0.125, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("residual", ["none", "before", "after"])
+def test_activations_follow_in_the_same_primitive(name, residual):
+    activation, operation, parameters = ACTIVATIONS[name]
+
+    def body(b, x):
+        y = b.emit(relax.op.add(conv(b, x), const(1, 1, 1, 8)))
+        if residual == "before":
+            y = b.emit(relax.op.add(y, x))
+        y = activation(b, y)
+        return b.emit(relax.op.add(x, y)) if residual == "after" else y
+
+    found, left = library_calls(module((1, 6, 6, 8), body))
+    assert left == 0
+    ((_, epilogue, attributes, _),) = found
+    expected = {"none": [operation], "before": ["residual", operation]}
+    assert epilogue == ["bias", *expected.get(residual, [operation, "residual"])]
+    place = 1 if residual == "before" else 0
+    np.testing.assert_allclose(attributes[f"post{place}.{operation}"], parameters, rtol=1e-6)
+
+
+def test_unknown_functions_stay_outside():
+    def body(b, x):
+        y = conv(b, x)
+        return b.emit(relax.op.multiply(y, b.emit(relax.op.exp(y))))
+
+    assert described(module((1, 6, 6, 8), body)) == ([("conv2d", [])], 2)
+
+
+def test_activation_of_a_value_that_is_read_elsewhere_stays_outside():
+    def body(b, x):
+        y = conv(b, x)
+        gate = b.emit(relax.op.sigmoid(y))
+        return b.emit(relax.op.multiply(y, gate)), gate
+
+    assert described(module((1, 6, 6, 8), body)) == ([("conv2d", [])], 2)
+
+
+def local_response(b, x, size=5, pads=(2, 2)):
+    square = b.emit(relax.op.expand_dims(b.emit(relax.op.multiply(x, x)), axis=1))
+    mean = relax.op.nn.avg_pool3d(
+        square,
+        pool_size=(1, 1, size),
+        padding=(0, 0, pads[0], 0, 0, pads[1]),
+        count_include_pad=True,
+    )
+    mean = b.emit(relax.op.squeeze(b.emit(mean), axis=[1]))
+    base = scaled(relax.op.add, 2)(b, scaled(relax.op.multiply, 0.5)(b, mean))
+    return b.emit(relax.op.divide(x, scaled(relax.op.power, 0.75)(b, base)))
+
+
+def test_local_response_normalisation_is_one_primitive():
+    found, left = library_calls(module((1, 3, 4, 6), local_response))
+    assert [record[:3] for record in found] == [
+        ("lrn", [], {"size": [5], "alpha": [0.5], "beta": [0.75], "k": [2.0]})
+    ]
+    assert left == 0
+
+
+def test_other_windows_are_not_local_response_normalisation():
+    mod = module((1, 3, 4, 6), lambda b, x: local_response(b, x, 5, (3, 1)))
+    assert described(mod) == ([], 8)
+
+
+def test_attention_needs_no_transposes():
+    def body(b, x):
+        heads = b.emit(relax.op.reshape(x, (1, 6, 2, 4)))
+        query, value = (b.emit(relax.op.permute_dims(heads, [0, 2, 1, 3])) for _ in range(2))
+        key = b.emit(relax.op.permute_dims(heads, [0, 2, 3, 1]))
+        scores = scaled(relax.op.divide, 2)(b, b.emit(relax.op.matmul(query, key)))
+        mixed = b.emit(relax.op.matmul(scores, value))
+        return b.emit(relax.op.permute_dims(mixed, [0, 2, 1, 3]))
+
+    found, left = library_calls(module((1, 6, 8), body))
+    assert left == 1  # the reshape
+    scores, mixed = (attributes for _, _, attributes, _ in found)
+    assert scores == {
+        "permute_a": [0, 2, 1, 3],
+        "permute_b": [0, 2, 3, 1],
+        "bias": [0],
+        "post0.linear": [0.5, 0.0],
+    }
+    assert mixed == {"permute_b": [0, 2, 1, 3], "bias": [0], "permute_out": [0, 2, 1, 3]}
 
 
 def test_nchw_convolution_is_left_to_tvm():
@@ -129,7 +302,7 @@ def test_reshapes_become_views_of_one_storage():
     def body(b, x):
         return b.emit(relax.op.exp(b.emit(relax.op.reshape(b.emit(relax.op.exp(x)), (4, 6)))))
 
-    mod = DescribeLibraryCalls(DispatchViews(module((2, 12), body)))
+    mod = DispatchViews(module((2, 12), body))
     for step in (relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern()):
         mod = step(mod)
     graph = extract(mod, ("x",), ("y",)).graph

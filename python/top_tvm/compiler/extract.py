@@ -20,8 +20,8 @@ from tvm.s_tir import SBlockRealize
 
 from top_tvm.bfloat16 import BFLOAT16, numpy_dtype
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
-from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE
-from top_tvm.compiler.transform.rewriter import Expr, as_constant, constant, is_call, shape_of
+from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
+from top_tvm.compiler.transform.rewriter import is_call, shape_of
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
@@ -142,23 +142,12 @@ class _Extractor:
         description = json.loads(function.attrs[KERNEL_ATTRIBUTE])
         symbol = description["symbol"]
         attributes = {name: tuple(value) for name, value in description["attributes"].items()}
-        expressions = [call.args[index] for index in description["arguments"]]
-        if attributes["bias"] == (1,):
-            expressions[2] = _bias_vector(expressions[2], shape_of(var)[-1])
-        arguments = tuple(self._resolve(expression) for expression in expressions)
+        arguments = tuple(self._resolve(call.args[index]) for index in description["arguments"])
         kernel = Kernel("onednn", symbol, attributes, moldable=True)
-        weight = self.values[arguments[1]].shape
-        if symbol == "conv2d":
-            flops = 2 * prod(shape_of(var)) * prod(weight[1:])
-            inputs = weight[1] * int(attributes["groups"][0])
-            label = f"{weight[2]}x{weight[3]} {inputs}->{weight[0]}"
-        else:
-            depth = weight[-2]
-            flops = 2 * prod(shape_of(var)) * depth
-            label = f"{depth}->{weight[-1]}"
-        epilogue = ["bias"] if attributes["bias"] == (1,) else []
+        epilogue = ["bias"] if attributes.get("bias") == (1,) else []
         epilogue += [name.partition(".")[2] for name in sorted(attributes) if "." in name]
-        origin = " + ".join([f"{symbol} {label}", *epilogue])
+        origin = " + ".join([f"{symbol} {description['label']}", *epilogue])
+        flops = description["flops"]
         return self._add_op(symbol, kernel, arguments, [var.ty], flops, origin)[0]
 
     def _add_op(
@@ -238,13 +227,6 @@ class _Extractor:
             root = self.values[value].storage
             if self.storages[root].kind == "intermediate":
                 self.storages[root] = Storage("output", name, self.storages[root].nbytes)
-
-
-def _bias_vector(bias: Expr, channels: int) -> Expr:
-    """The bias as primitives take it, one value per channel, whatever shape it broadcasts from."""
-    value = constant(bias)
-    assert value is not None, "only constants are dispatched as bias"
-    return as_constant(np.broadcast_to(value.reshape(-1), (channels,)))
 
 
 def _is_parallel(statement: Any) -> bool:

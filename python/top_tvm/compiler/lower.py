@@ -14,7 +14,6 @@ from tvm import relax
 
 from top_tvm.compiler.extract import Extracted
 from top_tvm.compiler.partition import Placement
-from top_tvm.compiler.transform.dispatch_library import composite_call
 
 Expr = Any
 
@@ -157,15 +156,11 @@ class _Lowering:
             kernel = self._carry(call.args[0].name_hint, self.module[call.args[0]])
             types = list(call.ty_args)
             return self.builder.emit(relax.Call(call.op, [kernel, *arguments], call.attrs, types))
-        function, inner = composite_call(self.module[call.op])
-        position = {param: index for index, param in enumerate(self.module[call.op].params)}
-        target = self._carry(call.op.name_hint, self._plain(function))
-        return self.builder.emit(
-            relax.Call(target, [arguments[position[arg]] for arg in inner.args])
-        )
+        target = self._carry(call.op.name_hint, self._plain(self.module[call.op]))
+        return self.builder.emit(relax.Call(target, arguments))
 
     def _plain(self, function: relax.Function) -> relax.Function:
-        """A composite as an ordinary private function over carried-over kernels."""
+        """A library function as an ordinary private one over carried-over kernels."""
         for block in function.body.blocks:
             for binding in block.bindings:
                 kernel = binding.value.args[0]

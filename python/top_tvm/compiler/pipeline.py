@@ -8,15 +8,13 @@ from tvm import relax
 from top_tvm.compiler.transform.convert_precision import ConvertPrecision
 from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
-from top_tvm.compiler.transform.dispatch_library import (
-    DescribeLibraryCalls,
-    DispatchOneDNN,
-    DispatchViews,
-)
+from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
+from top_tvm.compiler.transform.dispatch_views import DispatchViews
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
+from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
@@ -27,11 +25,12 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
     Parameters
     ----------
     onednn : bool
-        Whether convolutions and matmuls go to oneDNN; otherwise TVM generates them, too.
+        Whether oneDNN executes what it has primitives for; otherwise TVM generates all kernels.
     precision : {"fp32", "bf16"}
         What kernels hand to each other; see :mod:`~top_tvm.compiler.transform.convert_precision`.
     """
     normalise = [
+        RestoreClip,
         RemoveDropout,
         StackSumToAdd,
         FoldConstants,
@@ -42,7 +41,7 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
         FoldConstants,
         LowerConcat,
     ]
-    dispatch = [*([DispatchOneDNN] if onednn else []), DispatchViews, DescribeLibraryCalls]
+    dispatch = [*([DispatchOneDNN] if onednn else []), DispatchViews]
     generate = [
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),

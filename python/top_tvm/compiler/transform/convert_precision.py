@@ -27,7 +27,7 @@ from tvm import relax, topi
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from top_tvm.compiler.transform.dispatch_library import KERNEL_ATTRIBUTE, composite_call
+from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
 from top_tvm.compiler.transform.lower_concat import CONCAT_ATTRIBUTE, concat_kernel
 from top_tvm.compiler.transform.rewriter import (
     Expr,
@@ -36,7 +36,7 @@ from top_tvm.compiler.transform.rewriter import (
     is_call,
     shape_of,
     substitute,
-    variables_of,
+    variables_in,
 )
 
 _LARGEST = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
@@ -59,7 +59,7 @@ def _wide_values(module: tvm.IRModule) -> set[relax.Var]:
     memory: dict[relax.Var, set[relax.Var]] = {}  # kernel results in whose memory a variable lies
 
     def read(expr: Expr) -> set[relax.Var]:
-        return {result for var in variables_of(expr) for result in memory.get(var, ())}
+        return {result for var in variables_in(expr) for result in memory.get(var, ())}
 
     for block in main.body.blocks:
         for binding in block.bindings:
@@ -223,27 +223,9 @@ class _Converter(PyExprMutator):
             return relax.Call(name, arguments)
         key = (name.name_hint, str([types, type_]))
         if key not in self.functions:
-            convert = self._composite if "Codegen" in function.attrs else self._with_casts
-            converted = convert(function, types, type_)
+            converted = self._with_casts(function, types, type_)
             self.functions[key] = self.builder_.add_func(converted, name.name_hint)
         return relax.Call(self.functions[key], arguments)
-
-    def _composite(
-        self, function: relax.Function, types: Sequence[Any], type_: Any
-    ) -> relax.Function:
-        """A library function for other types; its body is what runs in TVM's own VM."""
-        composite, call = composite_call(function)
-        params = [relax.Var(p.name, t) for p, t in zip(function.params, types, strict=True)]
-        outer = dict(zip(function.params, params, strict=True))
-        arguments = [outer[argument] for argument in call.args]
-        inner = self._with_casts(composite, [argument.ty for argument in arguments], type_)
-        local, result = relax.Var("local_func", inner.ty), relax.Var("output", type_)
-        bindings = [
-            relax.VarBinding(local, inner),
-            relax.VarBinding(result, relax.Call(local, arguments)),
-        ]
-        body = relax.SeqExpr([relax.BindingBlock(bindings)], result)
-        return relax.Function(params, body, type_, attrs=function.attrs)
 
     def _with_casts(
         self, function: relax.Function, types: Sequence[Any], type_: Any

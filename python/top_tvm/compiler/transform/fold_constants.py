@@ -27,6 +27,7 @@ _UNARY: dict[str, Callable[[Array], Any]] = {
     "relax.exp": np.exp,
     "relax.negative": np.negative,
     "relax.abs": np.abs,
+    "relax.isnan": np.isnan,
 }
 _BINARY: dict[str, Callable[[Array, Array], Any]] = {
     "relax.add": np.add,
@@ -62,6 +63,9 @@ def evaluate(call: relax.Call, shape: tuple[int, ...]) -> Array | None:
         return first.astype(str(call.attrs.dtype))
     if name in _UNARY:
         return np.asarray(_UNARY[name](first))
+    if name == "relax.where":
+        condition, yes, no = (np.asarray(value) for value in values)
+        return np.where(condition, yes, no)
     second = values[1] if len(values) == 2 else None
     # Integer division truncates in ONNX and floors in NumPy: leave it to the kernel.
     if name in _BINARY and second is not None and first.dtype.kind == "f":

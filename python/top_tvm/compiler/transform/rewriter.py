@@ -24,7 +24,8 @@ Expr = Any
 
 def as_constant(array: Array) -> GenericConst:
     """Constant of exactly the array's dtype (``relax.const`` alone narrows 64-bit ones)."""
-    return relax.const(np.ascontiguousarray(array), str(array.dtype))
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)  # which has an axis at least
+    return relax.const(contiguous, str(array.dtype))
 
 
 def constant(expr: Expr) -> Array | None:
@@ -36,6 +37,15 @@ def scalar(expr: Expr) -> float | None:
     """Value of a constant with one element, or None."""
     value = constant(expr)
     return float(value.reshape(())) if value is not None and value.size == 1 else None
+
+
+def uniform(expr: Expr) -> float | None:
+    """Value of a constant whose elements are all equal, or None."""
+    value = constant(expr)
+    if value is None or value.size == 0:
+        return None
+    first = value.reshape(-1)[0]
+    return float(first) if np.all(value == first) else None
 
 
 def shape_of(expr: Expr) -> tuple[int, ...]:
@@ -108,9 +118,9 @@ class Rewriter:
     def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
         function = module["main"]
-        bindings = _bindings(function)
-        self.uses = Counter(var for binding in bindings for var in variables_of(binding.value))
-        self.uses.update(variables_of(function.body.body))
+        bindings = bindings_of(function)
+        self.uses = Counter(var for binding in bindings for var in variables_in(binding.value))
+        self.uses.update(variables_in(function.body.body))
         for name, other in module.functions.items():
             if name.name_hint != "main":
                 self.builder.add_func(other, name.name_hint)
@@ -141,7 +151,8 @@ class Rewriter:
         return relax.Tuple(emitted) if isinstance(output, relax.Tuple) else emitted[0]
 
 
-def _bindings(function: relax.Function) -> list[relax.VarBinding]:
+def bindings_of(function: relax.Function) -> list[relax.VarBinding]:
+    """All bindings of a function; raises :class:`ModelError` at dynamic shape checks."""
     blocks = function.body.blocks
     bindings = [binding for block in blocks for binding in block.bindings]
     for binding in bindings:
@@ -152,16 +163,16 @@ def _bindings(function: relax.Function) -> list[relax.VarBinding]:
     return bindings
 
 
-def variables_of(expr: Expr) -> list[relax.Var]:
-    """Variables that an expression reads, with repetitions."""
+def variables_in(expr: Expr) -> list[relax.Var]:
+    """Variables that an expression reads, as often as it does."""
     if isinstance(expr, relax.Var):
         return [expr]
     if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in variables_of(field)]
+        return [var for field in expr.fields for var in variables_in(field)]
     if isinstance(expr, relax.TupleGetItem):
-        return variables_of(expr.tuple_value)
+        return variables_in(expr.tuple_value)
     if isinstance(expr, relax.Call):
-        return [var for argument in expr.args for var in variables_of(argument)]
+        return [var for argument in expr.args for var in variables_in(argument)]
     return []
 
 
