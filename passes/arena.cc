@@ -66,15 +66,20 @@ void check_buffers(const std::vector<ArenaBuffer>& buffers, int num_calls,
     if (buffer.nbytes < 0) fail("buffer", i, "has a negative size");
     if (buffer.nbytes > kMaxTotal - total - kArenaAlignment) fail("buffer", i, "is too large");
     total += buffer.nbytes + kArenaAlignment;
-    if (buffer.writer < 0 || buffer.writer >= num_calls) {
-      fail("buffer", i, "is written by no call of the plan");
+    if (buffer.writers.empty()) fail("buffer", i, "is written by no call of the plan");
+    for (int writer : buffer.writers) {
+      if (writer < 0 || writer >= num_calls) {
+        fail("buffer", i, "is written by no call of the plan");
+      }
     }
     for (int reader : buffer.readers) {
       if (reader < 0 || reader >= num_calls) fail("buffer", i, "is read by no call of the plan");
-      if (!order.ordered(buffer.writer, reader)) {
+      if (std::none_of(buffer.writers.begin(), buffer.writers.end(),
+                       [&](int writer) { return order.ordered(writer, reader); })) {
         fail("buffer", i,
              "is read by call " + std::to_string(reader) +
-                 ", which is not ordered after its writer, call " + std::to_string(buffer.writer));
+                 ", which is not ordered after its writer, call " +
+                 std::to_string(buffer.writers.front()));
       }
     }
   }
@@ -84,12 +89,19 @@ int64_t aligned_bytes(const ArenaBuffer& buffer) {
   return (buffer.nbytes + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
 }
 
-// Whether every use of `first` is over when `second` is written.
+int first_write(const ArenaBuffer& buffer) {
+  return *std::min_element(buffer.writers.begin(), buffer.writers.end());
+}
+
+// Whether every use of `first` is over before any write of `second` starts.
 bool dead_before(const ArenaBuffer& first, const ArenaBuffer& second, const HappensBefore& order) {
-  // The write of `first` precedes its reads, so it needs a look only when nothing reads the buffer.
-  if (first.readers.empty()) return order.ordered(first.writer, second.writer);
-  return std::all_of(first.readers.begin(), first.readers.end(),
-                     [&](int reader) { return order.ordered(reader, second.writer); });
+  const auto over = [&](int use) {
+    return std::all_of(second.writers.begin(), second.writers.end(),
+                       [&](int writer) { return order.ordered(use, writer); });
+  };
+  // Writes count as well: not every part of the buffer needs to have a reader.
+  return std::all_of(first.readers.begin(), first.readers.end(), over) &&
+         std::all_of(first.writers.begin(), first.writers.end(), over);
 }
 
 // Puts the buffers, taken in the given sequence, each into the tightest gap that holds it.
@@ -128,9 +140,9 @@ ArenaLayout place(const std::vector<ArenaBuffer>& buffers, const std::vector<int
 int64_t peak_live_bytes(const std::vector<ArenaBuffer>& buffers, size_t num_calls) {
   std::vector<int64_t> change(num_calls + 1, 0);
   for (const ArenaBuffer& buffer : buffers) {
-    int last_use = buffer.writer;
+    int last_use = *std::max_element(buffer.writers.begin(), buffer.writers.end());
     for (int reader : buffer.readers) last_use = std::max(last_use, reader);
-    change[buffer.writer] += aligned_bytes(buffer);
+    change[first_write(buffer)] += aligned_bytes(buffer);
     change[last_use + 1] -= aligned_bytes(buffer);
   }
   int64_t live = 0;
@@ -153,7 +165,7 @@ ArenaLayout plan_arena(int streams, const std::vector<ArenaCall>& calls,
   std::vector<int> sequence(buffers.size());
   std::iota(sequence.begin(), sequence.end(), 0);
   std::stable_sort(sequence.begin(), sequence.end(),
-                   [&](int a, int b) { return buffers[a].writer < buffers[b].writer; });
+                   [&](int a, int b) { return first_write(buffers[a]) < first_write(buffers[b]); });
   ArenaLayout by_issue = place(buffers, sequence, order);
   std::stable_sort(sequence.begin(), sequence.end(),
                    [&](int a, int b) { return buffers[a].nbytes > buffers[b].nbytes; });

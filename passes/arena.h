@@ -2,7 +2,7 @@
 //
 // Storage reuse in program order is wrong once calls run concurrently: a buffer that is dead in
 // issue order may still be read on another stream. Here two buffers share bytes only when the
-// plan's own synchronisation orders every use of one before the write of the other.
+// plan's own synchronisation orders every use of one before every write of the other.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,11 @@ struct ArenaCall {
   std::vector<int> waits;
 };
 
-// Memory written by one call and read by any number of calls ordered after it.
+// Memory and the calls that use it. Several calls may write a part each; every reader is ordered
+// after the writers of what it reads.
 struct ArenaBuffer {
   int64_t nbytes;
-  int writer;
+  std::vector<int> writers;
   std::vector<int> readers;
 };
 
@@ -39,7 +40,7 @@ struct ArenaLayout {
 
 // Chooses offsets for all buffers. Deterministic; a pure function, callable from any thread. Throws
 // std::invalid_argument naming the call or buffer that is malformed, or the call that reads a
-// buffer without being ordered after its writer.
+// buffer without being ordered after any of its writers.
 ArenaLayout plan_arena(int streams, const std::vector<ArenaCall>& calls,
                        const std::vector<ArenaBuffer>& buffers);
 

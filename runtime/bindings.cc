@@ -34,7 +34,7 @@ using OutputArray = nb::ndarray<nb::numpy>;
 // --- Arrays ---
 
 OutputArray aligned_empty(const std::vector<int64_t>& shape, DLDataType dtype) {
-  const size_t nbytes = tensor_nbytes("array", dtype, shape);
+  const size_t nbytes = tensor_nbytes("array", dtype, shape, {});
   void* data = std::aligned_alloc(kAlignment, std::max(round_up(nbytes), kAlignment));
   if (data == nullptr) throw std::bad_alloc();
   nb::capsule owner(data, [](void* memory) noexcept { std::free(memory); });
@@ -76,10 +76,11 @@ TensorData read_tensor(nb::handle tensor) {
   data.name = attribute<std::string>(tensor, "name");
   data.dtype = parse_dtype(attribute<std::string>(tensor, "dtype"));
   data.shape = numbers<int64_t>(tensor.attr("shape"));
+  data.strides = numbers<int64_t>(tensor.attr("strides"));
   data.space = parse_space(attribute<std::string>(tensor, "space"));
   data.storage = attribute<std::string>(tensor, "storage");
   data.offset = attribute<size_t>(tensor, "offset");
-  data.nbytes = tensor_nbytes(data.name, data.dtype, data.shape);
+  data.nbytes = tensor_nbytes(data.name, data.dtype, data.shape, data.strides);
   return data;
 }
 

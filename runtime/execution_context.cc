@@ -27,9 +27,12 @@ void ExecutionContext::build_tensors() {
   for (size_t i = 0; i < tensors.size(); ++i) {
     const TensorData& tensor = tensors[i];
     std::vector<int64_t>& strides = strides_[i];
-    strides.assign(tensor.shape.size(), 1);
-    for (size_t axis = strides.size(); axis-- > 1;) {
-      strides[axis - 1] = strides[axis] * tensor.shape[axis];
+    strides = tensor.strides;
+    if (strides.empty()) {
+      strides.assign(tensor.shape.size(), 1);
+      for (size_t axis = strides.size(); axis-- > 1;) {
+        strides[axis - 1] = strides[axis] * tensor.shape[axis];
+      }
     }
     void* data = nullptr;
     if (tensor.space == Space::kArena) {

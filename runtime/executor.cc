@@ -146,8 +146,10 @@ void Executor::resolve_kernels(const FindKernel& find_kernel) {
         const void* constant = constants_.at(tensor.storage).data;
         data = static_cast<char*>(const_cast<void*>(constant)) + tensor.offset;
       }
-      args.push_back(DLTensor{data, DLDevice{kDLCPU, 0}, static_cast<int32_t>(tensor.shape.size()),
-                              tensor.dtype, const_cast<int64_t*>(tensor.shape.data()), nullptr, 0});
+      args.push_back(DLTensor{
+          data, DLDevice{kDLCPU, 0}, static_cast<int32_t>(tensor.shape.size()), tensor.dtype,
+          const_cast<int64_t*>(tensor.shape.data()),
+          tensor.strides.empty() ? nullptr : const_cast<int64_t*>(tensor.strides.data()), 0});
     }
     try {
       kernels_.push_back(create_library_kernel(*library_kernels_, kernel, args, call.threads));

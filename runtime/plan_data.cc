@@ -1,5 +1,6 @@
 #include "runtime/plan_data.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "runtime/workspace.h"
@@ -130,15 +131,31 @@ DLDataType parse_dtype(const std::string& name) {
   return found->second;
 }
 
-size_t tensor_nbytes(const std::string& name, DLDataType dtype, const std::vector<int64_t>& shape) {
-  size_t nbytes = dtype.bits / 8;
-  for (int64_t dimension : shape) {
-    if (dimension < 0 || __builtin_mul_overflow(nbytes, static_cast<size_t>(dimension), &nbytes) ||
-        nbytes > SIZE_MAX / 2) {
-      reject("The shape of tensor '" + name + "' is negative or too large.");
-    }
+size_t tensor_nbytes(const std::string& name, DLDataType dtype, const std::vector<int64_t>& shape,
+                     const std::vector<int64_t>& strides) {
+  if (!strides.empty() && strides.size() != shape.size()) {
+    reject("Tensor '" + name + "' must have one stride per dimension.");
   }
-  return nbytes;
+  size_t elements = 1;
+  bool fits = true, empty = false;
+  for (size_t axis = 0; axis < shape.size(); ++axis) {
+    fits = fits && shape[axis] >= 0;
+    empty = empty || shape[axis] == 0;
+    if (strides.empty()) {
+      fits = fits && !__builtin_mul_overflow(elements, static_cast<size_t>(shape[axis]), &elements);
+      continue;
+    }
+    size_t reach = 0;
+    fits = fits && strides[axis] >= 0 &&
+           !__builtin_mul_overflow(static_cast<size_t>(std::max<int64_t>(shape[axis], 1) - 1),
+                                   static_cast<size_t>(strides[axis]), &reach) &&
+           !__builtin_add_overflow(elements, reach, &elements);
+  }
+  size_t nbytes = 0;
+  fits = fits && !__builtin_mul_overflow(elements, static_cast<size_t>(dtype.bits / 8), &nbytes) &&
+         nbytes <= SIZE_MAX / 2;
+  if (!fits) reject("The shape of tensor '" + name + "' is negative or too large.");
+  return empty ? 0 : nbytes;
 }
 
 Space parse_space(const std::string& name) {

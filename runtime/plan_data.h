@@ -16,11 +16,12 @@ enum class Space { kInput, kOutput, kConstant, kArena };
 struct TensorData {
   std::string name;
   DLDataType dtype;
-  std::vector<int64_t> shape;  // row-major contiguous
+  std::vector<int64_t> shape;
+  std::vector<int64_t> strides;  // in elements; row-major contiguous when empty
   Space space;
   std::string storage;  // name of the input or output, key of the constant
   size_t offset;
-  size_t nbytes;  // derived from dtype and shape
+  size_t nbytes;  // from the first byte to the last, derived from dtype, shape and strides
 };
 
 struct KernelData {
@@ -58,8 +59,10 @@ using Constants = std::map<std::string, ConstantData>;
 
 // NumPy's name of an element type; throws std::invalid_argument for one that kernels cannot take.
 DLDataType parse_dtype(const std::string& name);
-// Throws std::invalid_argument for negative dimensions and sizes that do not fit 63 bits.
-size_t tensor_nbytes(const std::string& name, DLDataType dtype, const std::vector<int64_t>& shape);
+// Throws std::invalid_argument for negative dimensions or strides, and for sizes that do not fit 63
+// bits.
+size_t tensor_nbytes(const std::string& name, DLDataType dtype, const std::vector<int64_t>& shape,
+                     const std::vector<int64_t>& strides);
 Space parse_space(const std::string& name);
 
 // Checks what memory safety and termination of the executor rest on: indices, bounds, alignment,

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from top_tvm.plan import Call, Kernel, Plan, Tensor
 
 RawCall = tuple[int, int, list[int]]  # stream, threads, waits
-RawBuffer = tuple[int, int, list[int]]  # nbytes, writer, readers
+RawBuffer = tuple[int, list[int], list[int]]  # nbytes, writers (of a slice each), readers
+
+SLICE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ def execution_order(streams: int, calls: Sequence[RawCall]) -> nx.DiGraph:
 
 
 def is_safe(scenario: Scenario, offsets: Sequence[int]) -> bool:
-    """Whether no two buffers share bytes unless all uses of one precede the write of the other."""
+    """Whether no two buffers share bytes unless all uses of one precede all writes of the other."""
     order = execution_order(scenario.streams, scenario.calls)
     after = {call: nx.descendants(order, call) for call in order}
 
     def precedes(first: RawBuffer, second: RawBuffer) -> bool:
-        return all(second[1] in after[use] for use in (first[1], *first[2]))
+        uses = (*first[1], *first[2])
+        return all(writer in after[use] for use in uses for writer in second[1])
 
     placed = zip(offsets, scenario.buffers, strict=True)
     for (offset_a, a), (offset_b, b) in combinations(placed, 2):
@@ -65,12 +68,28 @@ def scenarios(draw: st.DrawFn, max_calls: int = 14) -> Scenario:
     order = execution_order(streams, calls)
     buffers: list[RawBuffer] = []
     for _ in range(draw(st.integers(0, max_calls))):
-        writer = draw(st.integers(0, len(calls) - 1))
-        later = sorted(nx.descendants(order, writer))
-        readers = draw(st.lists(st.sampled_from(later), max_size=3)) if later else []
+        writers = draw(st.lists(st.integers(0, len(calls) - 1), min_size=1, max_size=3))
+        later = set.intersection(*(nx.descendants(order, writer) for writer in writers))
+        readers = draw(st.lists(st.sampled_from(sorted(later)), max_size=3)) if later else []
         nbytes = draw(st.sampled_from([0, 1, 4, 64, 65, 100, 128, 640, 1000]))
-        buffers.append((nbytes, writer, sorted(set(readers))))
+        if len(writers) > 1:
+            nbytes = draw(st.integers(1, 3)) * len(writers) * SLICE_BYTES
+        buffers.append((nbytes, writers, sorted(set(readers))))
     return Scenario(streams, calls, buffers)
+
+
+def _slice(name: str, nbytes: int, offset: int, columns: int, column: int) -> Tensor:
+    pitch = columns * SLICE_BYTES
+    rows = nbytes // pitch
+    return Tensor(
+        f"{name}.{column}",
+        "uint8",
+        (rows, SLICE_BYTES),
+        "arena",
+        storage=name,
+        offset=offset + column * SLICE_BYTES,
+        strides=(pitch, 1) if rows > 1 else (),
+    )
 
 
 def as_plan(scenario: Scenario, offsets: Sequence[int]) -> Plan:
@@ -83,7 +102,12 @@ def as_plan(scenario: Scenario, offsets: Sequence[int]) -> Plan:
     calls = []
     for index, (stream, threads, waits) in enumerate(scenario.calls):
         read = [i for i, (_, _, readers) in enumerate(scenario.buffers) if index in readers]
-        written = [i for i, (_, writer, _) in enumerate(scenario.buffers) if writer == index]
+        written = [i for i, (_, writers, _) in enumerate(scenario.buffers) if writers == [index]]
+        for i, (offset, (nbytes, writers, _)) in enumerate(placed):
+            for column, writer in enumerate(writers if len(writers) > 1 else ()):
+                if writer == index:
+                    written.append(len(tensors))
+                    tensors.append(_slice(f"b{i}", nbytes, offset, len(writers), column))
         # A call must write something: here also an empty tensor, in case it writes no buffer.
         written.append(len(tensors))
         tensors.append(Tensor(f"nothing{index}", "uint8", (0,), "arena"))

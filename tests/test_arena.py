@@ -28,8 +28,8 @@ def test_lower_bound_is_the_sequential_peak(scenario: Scenario) -> None:
     live = [
         sum(
             -(-nbytes // 64) * 64
-            for nbytes, writer, readers in scenario.buffers
-            if writer <= call <= max([writer, *readers])
+            for nbytes, writers, readers in scenario.buffers
+            if min(writers) <= call <= max([*writers, *readers])
         )
         for call in range(len(scenario.calls))
     ]
@@ -38,7 +38,7 @@ def test_lower_bound_is_the_sequential_peak(scenario: Scenario) -> None:
 
 def chain(length: int, stream: int = 0, first: int = 0) -> tuple[list, list]:
     calls = [(stream, 1, []) for _ in range(length)]
-    buffers = [(256, first + i, [first + i + 1]) for i in range(length - 1)]
+    buffers = [(256, [first + i], [first + i + 1]) for i in range(length - 1)]
     return calls, buffers
 
 
@@ -75,7 +75,7 @@ def test_a_gang_call_orders_all_streams() -> None:
 def test_program_order_reuse_would_be_a_race() -> None:
     # Stream 1 may still read buffer 0 when stream 0 writes buffer 1, though it is issued later.
     calls = [(0, 1, []), (1, 1, [0]), (0, 1, [])]
-    offsets, total, lower_bound = _native.plan_arena(2, calls, [(64, 0, [1]), (64, 2, [])])
+    offsets, total, lower_bound = _native.plan_arena(2, calls, [(64, [0], [1]), (64, [2], [])])
     assert lower_bound == 64
     assert total == 128
     assert offsets[0] != offsets[1]
@@ -84,14 +84,25 @@ def test_program_order_reuse_would_be_a_race() -> None:
 def test_a_result_that_nobody_reads_has_memory_while_it_is_written() -> None:
     # Call 1 reads buffer 0 and writes buffers 1 and 2, one of which is dropped.
     calls = [(0, 1, []), (0, 1, []), (0, 1, [])]
-    buffers = [(64, 0, [1]), (64, 1, []), (64, 1, [2]), (64, 2, [])]
+    buffers = [(64, [0], [1]), (64, [1], []), (64, [1], [2]), (64, [2], [])]
     offsets, total, _ = _native.plan_arena(1, calls, buffers)
     assert len(set(offsets[:3])) == 3
     assert total == 192
 
 
+def test_a_buffer_with_several_writers_waits_for_all_uses_of_what_lay_there() -> None:
+    # Call 1 may still read buffer 0 when call 3 writes its part of buffer 1; call 2 comes later.
+    calls = [(0, 1, []), (0, 1, []), (0, 1, []), (1, 1, [])]
+    offsets, total, _ = _native.plan_arena(2, calls, [(64, [0], [1]), (64, [2, 3], [])])
+    assert total == 128
+    assert offsets[0] != offsets[1]
+    calls[3] = (1, 1, [1])
+    _, total, _ = _native.plan_arena(2, calls, [(64, [0], [1]), (64, [2, 3], [])])
+    assert total == 64
+
+
 def test_empty_buffers_take_no_memory() -> None:
-    offsets, total, lower_bound = _native.plan_arena(1, [(0, 1, [])], [(0, 0, []), (0, 0, [])])
+    offsets, total, lower_bound = _native.plan_arena(1, [(0, 1, [])], [(0, [0], []), (0, [0], [])])
     assert (offsets, total, lower_bound) == ([0, 0], 0, 0)
 
 
@@ -112,8 +123,8 @@ def test_a_small_buffer_goes_into_the_tightest_gap(
     buffers: list[tuple[int, list[int]]], expected: int
 ) -> None:
     calls = [(0, 1, []), (0, 1, [])]
-    first = [(nbytes, 0, readers) for nbytes, readers in buffers]
-    offsets, total, _ = _native.plan_arena(1, calls, [*first, (64, 1, [])])
+    first = [(nbytes, [0], readers) for nbytes, readers in buffers]
+    offsets, total, _ = _native.plan_arena(1, calls, [*first, (64, [1], [])])
     assert offsets[-1] == offsets[expected]
     assert total == sum(nbytes for nbytes, _ in buffers)
 
@@ -126,13 +137,14 @@ def test_a_small_buffer_goes_into_the_tightest_gap(
         (3, [(0, 2, [])], [], "call 0 must use one thread or as many"),
         (2, [(0, 1, []), (1, 1, [1])], [], "call 1 waits for no earlier call"),
         (2, [(0, 1, [-1])], [], "call 0 waits for no earlier call"),
-        (1, [(0, 1, [])], [(-1, 0, [])], "buffer 0 has a negative size"),
-        (1, [(0, 1, [])], [(2**62, 0, [])], "buffer 0 is too large"),
-        (1, [(0, 1, [])], [(2**60, 0, []), (2**60, 0, [])], "buffer 1 is too large"),
-        (1, [(0, 1, [])], [(1, 1, [])], "buffer 0 is written by no call"),
-        (1, [(0, 1, [])], [(1, 0, [7])], "buffer 0 is read by no call"),
-        (1, [(0, 1, [])], [(1, 0, [0])], "buffer 0 is read by call 0, which is not ordered"),
-        (2, [(0, 1, []), (1, 1, [])], [(1, 0, [1])], "buffer 0 is read by call 1, which is not"),
+        (1, [(0, 1, [])], [(-1, [0], [])], "buffer 0 has a negative size"),
+        (1, [(0, 1, [])], [(2**62, [0], [])], "buffer 0 is too large"),
+        (1, [(0, 1, [])], [(2**60, [0], []), (2**60, [0], [])], "buffer 1 is too large"),
+        (1, [(0, 1, [])], [(1, [1], [])], "buffer 0 is written by no call"),
+        (1, [(0, 1, [])], [(1, [], [])], "buffer 0 is written by no call"),
+        (1, [(0, 1, [])], [(1, [0], [7])], "buffer 0 is read by no call"),
+        (1, [(0, 1, [])], [(1, [0], [0])], "buffer 0 is read by call 0, which is not ordered"),
+        (2, [(0, 1, []), (1, 1, [])], [(1, [0], [1])], "buffer 0 is read by call 1, which"),
     ],
 )
 def test_malformed_input_is_refused(streams, calls, buffers, message: str) -> None:

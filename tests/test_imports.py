@@ -32,6 +32,7 @@ GROUND = frozenset(
         "plan_races",
         "random_inputs",
         "strict_json",
+        "strides",
         "weights",
     }
 )

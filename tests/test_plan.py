@@ -98,7 +98,7 @@ STRUCTURE = {
     "time": (lambda p: replace(p, measured_us=-1.0), "measured_us is -1.0"),
     "nan": (lambda p: replace(p, predicted_us=math.nan), "predicted_us is nan"),
     "inf": (lambda p: replace(p, predicted_us=math.inf), "predicted_us is inf"),
-    "format": (lambda p: replace(p, format=2), "format is 2"),
+    "format": (lambda p: replace(p, format=1), "format is 1"),
     "list": (lambda p: with_tensor(p, 0, shape=[4, 8]), r"expected a tuple, got list \[4, 8\]"),
     "numpy": (
         lambda p: with_call(p, 1, stream=np.int64(0)),
@@ -175,7 +175,7 @@ MEMORY = {
     ),
     "wrong view": (
         lambda p: with_tensor(p, 3, storage="b"),
-        r"reads 'a.flat', whose bytes calls\[0\] \('matmul'\) has overwritten with 'a'",
+        r"'a.flat'\): is a view of 'b', but not within it",
     ),
     "output missing": (
         lambda p: replace(p, calls=p.calls[:3]),

@@ -18,7 +18,7 @@ def derive_waits(
 def plan_arena(
     streams: int,
     calls: Sequence[tuple[int, int, Sequence[int]]],
-    buffers: Sequence[tuple[int, int, Sequence[int]]],
+    buffers: Sequence[tuple[int, Sequence[int], Sequence[int]]],
 ) -> tuple[list[int], int, int]: ...
 
 class Problem:

@@ -15,8 +15,9 @@ from typing import Literal
 
 from top_tvm.errors import PlanError
 from top_tvm.strict_json import StrictJSONError, decode, encode, parse
+from top_tvm.strides import rows_of
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 ALIGNMENT_BYTES = 64
 
 # Element types that plans and artifacts know, by NumPy name, with their size in bytes. Arrays of
@@ -51,14 +52,18 @@ class Tensor:
     dtype : str
         NumPy name of the element type, e.g. ``"float32"``.
     shape : tuple of int
-        Row-major contiguous shape.
+        Extent of every axis.
     space : {"input", "output", "constant", "arena"}
         Which memory it lies in.
     storage : str
-        ONNX name of the input or output, or key of the constant. In the arena, ``""`` for what a
-        call writes, and for a view (another shape of the same bytes) the name of that tensor.
+        ONNX name of the input or output, or key of the constant. In the arena, ``""`` for a
+        tensor with bytes of its own, and for a view of such a tensor its name. A view is another
+        shape of the same bytes, or a *slice*: a range of columns of the tensor seen as a matrix.
+        Calls may write slices, so that the parts of a concatenation need no copy.
     offset : int
         First byte within that memory; a multiple of 64, as every memory starts at one.
+    strides : tuple of int
+        Elements from one index to the next per axis; empty for row-major contiguous.
     """
 
     name: str
@@ -67,11 +72,19 @@ class Tensor:
     space: Space
     storage: str = ""
     offset: int = 0
+    strides: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
+        """Size of the elements in bytes."""
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    @property
+    def extent_bytes(self) -> int:
+        """Bytes from the first to the last, with the gaps between the rows of a slice."""
+        if not self.strides:
+            return self.nbytes
+        return rows_of(self.shape, self.strides).extent * DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

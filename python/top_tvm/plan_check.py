@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from top_tvm.errors import PlanError
 from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES, PLAN_FORMAT, Call, Plan, Tensor
@@ -49,7 +49,7 @@ def _check_numbers(plan: Plan) -> None:
 
 def _check_tensors(plan: Plan) -> None:
     _check_unique((t.name for t in plan.tensors), "tensors")
-    in_arena = {tensor.name for tensor in plan.tensors if tensor.space == "arena"}
+    in_arena = {tensor.name: tensor for tensor in plan.tensors if tensor.space == "arena"}
     for index, tensor in enumerate(plan.tensors):
         place = f"tensors[{index}] ({tensor.name!r})"
         if tensor.dtype not in DTYPE_BYTES:
@@ -61,14 +61,35 @@ def _check_tensors(plan: Plan) -> None:
             raise PlanError(
                 f"{place}: offset {tensor.offset} is not a multiple of {ALIGNMENT_BYTES}"
             )
-        if tensor.offset > MAX_BYTES or tensor.nbytes > MAX_BYTES:
+        try:
+            extent_bytes = tensor.extent_bytes
+        except ValueError as error:
+            raise PlanError(f"{place}: strides {tensor.strides}: {error}") from error
+        if tensor.offset > MAX_BYTES or extent_bytes > MAX_BYTES:
             raise PlanError(f"{place}: more than {MAX_BYTES} bytes")
+        if tensor.strides and tensor.space in ("input", "constant"):
+            raise PlanError(f"{place}: strides are only for slices in the arena or an output")
         if tensor.space == "arena":
             _check_within(place, tensor, plan.arena_bytes)
-            if tensor.storage and tensor.storage not in in_arena:
-                raise PlanError(f"{place}: is a view of {tensor.storage!r}, not an arena tensor")
+            _check_view(place, tensor, in_arena)
         elif not tensor.storage:
             raise PlanError(f"{place}: storage is empty, but its space is {tensor.space!r}")
+
+
+def _check_view(place: str, tensor: Tensor, in_arena: Mapping[str, Tensor]) -> None:
+    """A view lies within a tensor that is none."""
+    if not tensor.storage:
+        if tensor.strides:
+            raise PlanError(f"{place}: has strides, but is no view of another tensor")
+        return
+    whole = in_arena.get(tensor.storage)
+    if whole is None:
+        raise PlanError(f"{place}: is a view of {tensor.storage!r}, not an arena tensor")
+    if whole.storage and whole.storage != whole.name:
+        raise PlanError(f"{place}: is a view of {tensor.storage!r}, which is a view itself")
+    start = tensor.offset - whole.offset
+    if start < 0 or start + tensor.extent_bytes > whole.nbytes:
+        raise PlanError(f"{place}: is a view of {tensor.storage!r}, but not within it")
 
 
 def _check_boundary(plan: Plan) -> None:
@@ -166,10 +187,9 @@ def _tensors_at(plan: Plan, member: str, indices: Sequence[int]) -> Iterable[tup
 
 
 def _check_within(place: str, tensor: Tensor, size: int) -> None:
-    if tensor.offset + tensor.nbytes > size:
-        raise PlanError(
-            f"{place}: ends at byte {tensor.offset + tensor.nbytes} of a memory of {size} bytes"
-        )
+    end = tensor.offset + tensor.extent_bytes
+    if end > size:
+        raise PlanError(f"{place}: ends at byte {end} of a memory of {size} bytes")
 
 
 def _check_unique(names: Iterable[str], member: str) -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from top_tvm.errors import PlanError
-from top_tvm.plan import Call, Plan, Tensor
+from top_tvm.plan import DTYPE_BYTES, Call, Plan, Tensor
+from top_tvm.strides import rows_of
 
 
 def check_races(plan: Plan) -> None:
@@ -68,6 +69,7 @@ class _Span:
     tensor: int
     writer: int
     readers: int = 0  # bit per call
+    written: bool = True  # false: claimed for a slice to come
 
 
 class _Shadow:
@@ -94,9 +96,26 @@ class _Shadow:
         if index and self._spans[index - 1].end > at:
             left = self._spans[index - 1]
             self._starts.insert(index, at)
-            self._spans.insert(index, _Span(at, left.end, left.tensor, left.writer, left.readers))
+            self._spans.insert(index, replace(left, start=at))
             left.end = at
         return index
+
+
+@dataclass
+class _Whole:
+    """Memory that tensors are views of: ``rows`` rows of ``pitch`` bytes."""
+
+    tensor: int
+    start: int
+    nbytes: int
+    pitch: int = 0
+    # Once slices are written: the calls that used the bytes before, and what overwrote them since.
+    before: int | None = None
+    overwritten: int | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.nbytes // self.pitch if self.pitch else 1
 
 
 class _Replay:
@@ -105,9 +124,19 @@ class _Replay:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._finished = ancestors(plan.calls, plan.streams)
-        self._index = {tensor.name: index for index, tensor in enumerate(plan.tensors)}
         self._writers: dict[int, int] = {}  # call by tensor
         self._shadows: defaultdict[tuple[str, str], _Shadow] = defaultdict(_Shadow)
+        self._wholes: dict[tuple[str, str], _Whole] = {}
+        for index, tensor in enumerate(plan.tensors):
+            if tensor.space == "arena" and not tensor.storage:
+                self._wholes["arena", tensor.name] = _Whole(index, tensor.offset, tensor.nbytes)
+        for index in plan.outputs:
+            tensor = plan.tensors[index]
+            if tensor.space == "output":
+                self._wholes.setdefault(("output", tensor.storage), _Whole(index, 0, tensor.nbytes))
+        for index, tensor in enumerate(plan.tensors):
+            if tensor.strides:
+                self._set_pitch(index)
 
     def read(self, call: int, argument: int) -> None:
         for span in self.find(argument, reader=self._call(call)):
@@ -132,30 +161,84 @@ class _Replay:
         self._writers[argument] = call
         if not tensor.nbytes:
             return
-        shadow = self._memory(tensor)
-        start, end = tensor.offset, tensor.offset + tensor.nbytes
-        for span in shadow.within(start, end):
-            self._check_overwrite(call, argument, span)
-        shadow.overwrite(_Span(start, end, argument, call))
+        whole, start, end = self._place(argument)
+        if end - start < whole.nbytes:
+            self._write_slice(call, argument)
+            return
+        self._displace(call, argument, start, end)
+        self._memory(tensor).overwrite(_Span(start, end, argument, call))
 
     def find(self, argument: int, reader: str) -> list[_Span]:
         """Spans of a tensor about to be read, all of them left by the write of its value."""
         tensor = self._plan.tensors[argument]
         if tensor.space in ("input", "constant") or not tensor.nbytes:
             return []
-        spans = self._memory(tensor).within(tensor.offset, tensor.offset + tensor.nbytes)
-        if sum(span.end - span.start for span in spans) != tensor.nbytes:
+        whole, start, end = self._place(argument)
+        spans = self._memory(tensor).within(start, end)
+        if sum(span.end - span.start for span in spans) != end - start:
             raise PlanError(f"{reader}: reads {tensor.name!r}, which no earlier call writes")
-        source = spans[0].tensor  # memory of an output is written once: this can only be its value
-        if tensor.space == "arena":
-            source = self._index[tensor.storage] if tensor.storage else argument
+        # Memory of an output is written once: this can only be its value.
+        source = whole.tensor if tensor.space == "arena" else spans[0].tensor
         for span in spans:
             if span.tensor != source:
                 raise PlanError(
                     f"{reader}: reads {tensor.name!r}, whose bytes {self._call(span.writer)} has "
                     f"overwritten with {self._tensor(span.tensor)}"
                 )
+        self._check_intact(reader, argument)
+        if not all(span.written for span in spans):
+            raise PlanError(f"{reader}: reads {tensor.name!r}, of which no call writes a part")
         return spans
+
+    def _write_slice(self, call: int, argument: int) -> None:
+        tensor = self._plan.tensors[argument]
+        whole, start, end = self._place(argument)
+        shadow = self._memory(tensor)
+        if whole.before is None:
+            first, last = whole.start, whole.start + whole.nbytes
+            whole.before = self._displace(call, argument, first, last)
+            shadow.overwrite(_Span(first, last, whole.tensor, call, written=False))
+        self._check_intact(self._call(call), argument)
+        if unordered := whole.before & ~self._finished[call]:
+            other = (unordered & -unordered).bit_length() - 1
+            raise PlanError(
+                f"{self._call(call)}: writes {tensor.name!r} over memory that {self._call(other)} "
+                "may use at the same time: a data race"
+            )
+        for span in shadow.within(start, end):
+            if span.written:
+                raise PlanError(
+                    f"{self._call(call)}: writes {tensor.name!r}, of which "
+                    f"{self._call(span.writer)} has written a part already"
+                )
+        shadow.overwrite(_Span(start, end, whole.tensor, call))
+
+    def _displace(self, call: int, argument: int, start: int, end: int) -> int:
+        """Check that a call may overwrite a range; returns the calls that used it before."""
+        shadow = self._memory(self._plan.tensors[argument])
+        spans = shadow.within(start, end)
+        users = 0
+        for number in {span.tensor for span in spans}:
+            other = self._whole(number)
+            if other.before is None:
+                continue
+            # The columns of the shadow are not where the bytes are: take all of them.
+            everywhere = shadow.within(other.start, other.start + other.nbytes)
+            spans += [span for span in everywhere if span.tensor == number]
+            other.overwritten = argument
+        for span in spans:
+            self._check_overwrite(call, argument, span)
+            users |= span.readers | 1 << span.writer
+        return users
+
+    def _check_intact(self, user: str, argument: int) -> None:
+        whole = self._whole(argument)
+        if whole.overwritten is not None:
+            raise PlanError(
+                f"{user}: uses {self._tensor(argument)}, whose bytes "
+                f"{self._call(self._writers[whole.overwritten])} has overwritten with "
+                f"{self._tensor(whole.overwritten)}"
+            )
 
     def _check_overwrite(self, call: int, argument: int, span: _Span) -> None:
         writes = f"{self._call(call)}: writes {self._tensor(argument)}"
@@ -173,6 +256,41 @@ class _Replay:
                 f"{writes} over {self._tensor(span.tensor)}, which {self._call(other)} may {use} "
                 "at the same time: a data race"
             )
+
+    def _set_pitch(self, argument: int) -> None:
+        tensor = self._plan.tensors[argument]
+        rows = rows_of(tensor.shape, tensor.strides)
+        whole = self._whole(argument)
+        pitch = rows.pitch * DTYPE_BYTES[tensor.dtype]
+        if rows.count > 1 and whole.pitch not in (0, pitch):
+            raise PlanError(
+                f"{self._tensor(argument)}: its rows are {pitch} bytes apart, those of another "
+                f"slice of the same memory {whole.pitch}"
+            )
+        if rows.count > 1:
+            whole.pitch = pitch
+
+    def _place(self, argument: int) -> tuple[_Whole, int, int]:
+        """Memory of a tensor, and its range in the shadow."""
+        tensor = self._plan.tensors[argument]
+        whole = self._whole(argument)
+        offset = tensor.offset - whole.start
+        if not tensor.strides and tensor.nbytes == whole.nbytes:
+            return whole, tensor.offset, tensor.offset + tensor.nbytes
+        rows = rows_of(tensor.shape, tensor.strides)
+        width = rows.width * DTYPE_BYTES[tensor.dtype]
+        pitch = whole.pitch or whole.nbytes
+        if rows.count * pitch != whole.nbytes or offset + width > pitch:
+            raise PlanError(
+                f"{self._tensor(argument)}: is no range of columns of "
+                f"{self._tensor(whole.tensor)} with its rows of {pitch} bytes"
+            )
+        start = whole.start + offset * whole.rows
+        return whole, start, start + width * whole.rows
+
+    def _whole(self, argument: int) -> _Whole:
+        tensor = self._plan.tensors[argument]
+        return self._wholes[tensor.space, tensor.storage or tensor.name]
 
     def _memory(self, tensor: Tensor) -> _Shadow:
         return self._shadows[tensor.space, "" if tensor.space == "arena" else tensor.storage]

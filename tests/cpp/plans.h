@@ -66,7 +66,7 @@ class PlanBuilder {
   int tensor(const std::string& name, std::vector<int64_t> shape, Space space,
              const std::string& storage, size_t offset) {
     const DLDataType dtype = {kDLFloat, 32, 1};
-    const size_t nbytes = tensor_nbytes(name, dtype, shape);
+    const size_t nbytes = tensor_nbytes(name, dtype, shape, {});
     plan.tensors.push_back({name, dtype, std::move(shape), space, storage, offset, nbytes});
     return static_cast<int>(plan.tensors.size()) - 1;
   }

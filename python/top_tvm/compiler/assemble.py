@@ -113,12 +113,12 @@ def _arena(
     graph: OpGraph, schedule: Schedule, waits: list[tuple[int, ...]], streams: int
 ) -> tuple[dict[int, int], int]:
     """Offset of every intermediate storage, and the size of the arena."""
-    writer: dict[int, int] = {}
+    writers: dict[int, list[int]] = {}
     readers: dict[int, list[int]] = {}
     for position, placement in enumerate(schedule):
         op = graph.ops[placement.op]
         for value in op.outputs:
-            writer[graph.values[value].storage] = position
+            writers.setdefault(graph.values[value].storage, []).append(position)
         for storage in {graph.values[value].storage for value in op.inputs}:
             readers.setdefault(storage, []).append(position)
     # Outputs that stay in the arena are read once more, when all calls have finished.
@@ -132,7 +132,7 @@ def _arena(
         offsets, arena_bytes, _ = _native.plan_arena(
             streams,
             calls,
-            [(graph.storages[i].nbytes, writer[i], readers.get(i, [])) for i in intermediates],
+            [(graph.storages[i].nbytes, writers[i], readers.get(i, [])) for i in intermediates],
         )
     except ValueError as error:
         raise PlanError(f"arena: {error}") from error
@@ -167,19 +167,7 @@ def _tensors(graph: OpGraph, offsets: dict[int, int]) -> tuple[tuple[Tensor, ...
             names[index] = _unused(value.name, taken)
             taken.add(names[index])
 
-    written = {value for op in graph.ops for value in op.outputs}
-    owners = {graph.values[value].storage: names[value] for value in written}
-    tensors = []
-    for index, value in enumerate(graph.values):
-        storage = graph.storages[value.storage]
-        if storage.kind == "intermediate":
-            viewed = "" if index in written else owners[value.storage]
-            offset = offsets[value.storage]
-            tensor = Tensor(names[index], value.dtype, value.shape, "arena", viewed, offset)
-        else:
-            tensor = Tensor(names[index], value.dtype, value.shape, storage.kind, storage.key)
-        tensors.append(tensor)
-
+    tensors = _views(graph, offsets, names)
     outputs = []
     for index, name in zip(graph.outputs, graph.output_names, strict=True):
         if tensors[index].name == name:
@@ -192,6 +180,29 @@ def _tensors(graph: OpGraph, offsets: dict[int, int]) -> tuple[tuple[Tensor, ...
             alias = replace(alias, storage=names[index])
         tensors.append(alias)
     return tuple(tensors), tuple(outputs)
+
+
+def _views(graph: OpGraph, offsets: dict[int, int], names: dict[int, str]) -> list[Tensor]:
+    """One tensor per value. One of each storage stands for it; the others are views of that."""
+    written = (value for op in graph.ops for value in op.outputs)
+    owners: dict[int, int] = {}
+    for index in (*written, *range(len(graph.values))):
+        if not graph.is_slice(index):
+            owners.setdefault(graph.values[index].storage, index)
+    tensors = []
+    for index, value in enumerate(graph.values):
+        storage = graph.storages[value.storage]
+        tensor = Tensor(names[index], value.dtype, value.shape, "arena", "", 0, value.strides)
+        if storage.kind == "intermediate":
+            owner = owners[value.storage]
+            viewed = "" if index == owner else names[owner]
+            offset = offsets[value.storage] + value.offset
+            tensors.append(replace(tensor, storage=viewed, offset=offset))
+        else:
+            tensors.append(
+                replace(tensor, space=storage.kind, storage=storage.key, offset=value.offset)
+            )
+    return tensors
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:

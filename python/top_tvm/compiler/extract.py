@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -20,12 +20,17 @@ from tvm.s_tir import SBlockRealize
 
 from top_tvm.bfloat16 import BFLOAT16, numpy_dtype
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
+from top_tvm.compiler.place_concats import place_concats
+from top_tvm.compiler.restride import with_strides
 from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
+from top_tvm.compiler.transform.lower_concat import CONCAT_ATTRIBUTE
 from top_tvm.compiler.transform.rewriter import is_call, shape_of
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
 Array = npt.NDArray[Any]
+# Primitives that take any strides but those of the channels.
+STRIDED_PRIMITIVES = ("conv2d",)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class _Extractor:
     constants: dict[str, Array] = field(default_factory=dict)
     constant_values: dict[str, int] = field(default_factory=dict)
     prim_funcs: dict[str, tirx.PrimFunc] = field(default_factory=dict)
+    concats: set[int] = field(default_factory=set)  # ops that only copy parts side by side
 
     def run(self, input_names: tuple[str, ...], output_names: tuple[str, ...]) -> Extracted:
         main = self.module["main"]
@@ -96,7 +102,21 @@ class _Extractor:
             outputs=tuple(outputs),
             output_names=output_names,
         )
-        return Extracted(graph, self.constants, self.prim_funcs, tuple(self.variables))
+        graph, kept = place_concats(graph, self.concats, self._restrided)
+        ops = tuple(replace(op, fingerprint=_fingerprint(graph, op)) for op in graph.ops)
+        used = {op.kernel.symbol for op in ops}
+        prim_funcs = {symbol: f for symbol, f in self.prim_funcs.items() if symbol in used}
+        variables = tuple(self.variables[index] for index in kept)
+        return Extracted(replace(graph, ops=ops), self.constants, prim_funcs, variables)
+
+    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Kernel | None:
+        """Kernel of an op whose arguments have these strides."""
+        if op.kernel.library == "onednn":
+            return op.kernel if op.kernel.symbol in STRIDED_PRIMITIVES else None
+        function = with_strides(self.prim_funcs[op.kernel.symbol], strides)
+        symbol = _symbol(re.sub(r"_[0-9a-f]{16}$", "", op.kernel.symbol), function)
+        self.prim_funcs[symbol] = function
+        return replace(op.kernel, symbol=symbol)
 
     def _bind(self, var: relax.Var, expr: Any) -> Any:
         if is_call(expr, "call_tir"):
@@ -127,8 +147,10 @@ class _Extractor:
     def _call_tir(self, var: relax.Var, call: relax.Call) -> Any:
         name = call.args[0]
         function = self.module[name]
-        symbol = f"{name.name_hint}_{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
+        symbol = _symbol(name.name_hint, function)
         self.prim_funcs[symbol] = function
+        if function.attrs.get(CONCAT_ATTRIBUTE):
+            self.concats.add(len(self.ops))
         arguments = tuple(self._resolve(argument) for argument in call.args[1].fields)
         tuple_type = isinstance(var.ty, relax.TupleType)
         types = list(var.ty.fields) if tuple_type else [var.ty]
@@ -177,21 +199,10 @@ class _Extractor:
                 flops=flops,
                 nbytes=nbytes,
                 origin=origin,
-                fingerprint=self._fingerprint(kernel, arguments + results),
+                fingerprint="",  # known when all values have their place
             )
         )
         return results
-
-    def _fingerprint(self, kernel: Kernel, arguments: tuple[int, ...]) -> str:
-        operands = [
-            (self.values[value].dtype, self.values[value].shape, self._kind(value) == "constant")
-            for value in arguments
-        ]
-        text = repr((kernel.library, kernel.symbol, sorted(kernel.attributes.items()), operands))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def _kind(self, value: int) -> str:
-        return self.storages[self.values[value].storage].kind
 
     def _view(self, var: relax.Var, source: Any) -> int:
         value = self.values[self._resolve(source)]
@@ -227,6 +238,22 @@ class _Extractor:
             root = self.values[value].storage
             if self.storages[root].kind == "intermediate":
                 self.storages[root] = Storage("output", name, self.storages[root].nbytes)
+
+
+def _symbol(stem: str, function: tirx.PrimFunc) -> str:
+    return f"{stem}_{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
+
+
+def _fingerprint(graph: OpGraph, op: Op) -> str:
+    """Identity of an op for measurements: its kernel and the form of its operands."""
+    values = [graph.values[value] for value in (*op.inputs, *op.outputs)]
+    operands = [
+        (value.dtype, value.shape, value.strides, graph.storages[value.storage].kind == "constant")
+        for value in values
+    ]
+    kernel = op.kernel
+    text = repr((kernel.library, kernel.symbol, sorted(kernel.attributes.items()), operands))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _is_parallel(statement: Any) -> bool:

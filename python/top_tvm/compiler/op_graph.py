@@ -1,18 +1,21 @@
 """The op graph: fused operators, the values between them, and what each one costs to execute.
 
 A *value* is a typed view; a *storage* is the memory behind one or more values (a reshape makes a
-second value on the same storage). Dependencies follow storages: an op depends on the op that wrote
-the storage it reads. Every storage has at most one writer.
+second value on the same storage). Most values are all of their storage. Others are a *slice*: a
+range of columns of the storage seen as a matrix, such as one part of a concatenation. Dependencies
+follow memory: an op depends on the ops that wrote what it reads. Nothing is written twice.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
 from top_tvm.errors import GraphError
-from top_tvm.plan import DTYPE_BYTES, Kernel
+from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES, Kernel
+from top_tvm.strides import rows_of
 
 StorageKind = Literal["input", "output", "constant", "intermediate"]
 
@@ -28,12 +31,22 @@ class Storage:
 
 @dataclass(frozen=True)
 class Value:
-    """Contiguous typed view of a whole storage."""
+    """Typed view of a storage.
+
+    A slice has an ``offset`` in bytes and, unless its rows are one, ``strides`` in elements.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     storage: int
+    offset: int = 0
+    strides: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the elements in bytes."""
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -86,19 +99,36 @@ class OpGraph:
 
     def dependencies(self) -> tuple[tuple[int, ...], ...]:
         """For each op the ops whose results it reads, ascending."""
-        writers = self.writers()
+        written: defaultdict[int, list[tuple[range, int]]] = defaultdict(list)
+        for index, op in enumerate(self.ops):
+            for value in op.outputs:
+                written[self.values[value].storage].append((self.columns(value), index))
         return tuple(
-            tuple(sorted({writers[storage] for storage in storages if storage in writers}))
-            for storages in ({self.values[value].storage for value in op.inputs} for op in self.ops)
+            tuple(
+                sorted(
+                    {
+                        writer
+                        for value in op.inputs
+                        for columns, writer in written[self.values[value].storage]
+                        if _overlap(columns, self.columns(value))
+                    }
+                )
+            )
+            for op in self.ops
         )
 
-    def writers(self) -> dict[int, int]:
-        """Index of the op that writes a storage, by index of the storage."""
-        return {
-            self.values[value].storage: index
-            for index, op in enumerate(self.ops)
-            for value in op.outputs
-        }
+    def columns(self, value: int) -> range:
+        """Bytes that a value takes of every row of its storage; all for what is no slice."""
+        view = self.values[value]
+        if not self.is_slice(value):
+            return range(max(self.storages[view.storage].nbytes, 1))
+        width = rows_of(view.shape, view.strides).width * DTYPE_BYTES[view.dtype]
+        return range(view.offset, view.offset + width)
+
+    def is_slice(self, value: int) -> bool:
+        """Whether a value is only a part of its storage."""
+        view = self.values[value]
+        return view.nbytes != self.storages[view.storage].nbytes
 
     def validate(self) -> None:
         """Check the graph's structure and costs.
@@ -113,6 +143,11 @@ class OpGraph:
         _check_ops(self)
         _check_order(self)
         _check_boundary(self)
+
+
+def _overlap(one: range, other: range) -> int:
+    """Length of what two ranges have in common."""
+    return max(0, min(one.stop, other.stop) - max(one.start, other.start))
 
 
 def _check_storages(graph: OpGraph) -> None:
@@ -140,12 +175,32 @@ def _check_values(graph: OpGraph) -> None:
             raise GraphError(f"{place}: dtype {value.dtype!r} is not supported; known: {known}")
         if any(dim < 0 for dim in value.shape):
             raise GraphError(f"{place}: shape {value.shape} has a negative dimension")
-        nbytes = math.prod(value.shape) * DTYPE_BYTES[value.dtype]
-        if nbytes != graph.storages[value.storage].nbytes:
+        nbytes = graph.storages[value.storage].nbytes
+        if not value.strides and value.offset == 0 and value.nbytes == nbytes:
+            continue
+        if not value.strides and value.offset == 0 and value.nbytes > nbytes:
             raise GraphError(
-                f"{place}: {value.dtype}{list(value.shape)} has {nbytes} bytes, its storage "
-                f"{graph.storages[value.storage].nbytes}"
+                f"{place}: {value.dtype}{list(value.shape)} has {value.nbytes} bytes, its storage "
+                f"{nbytes}"
             )
+        _check_slice(place, value, nbytes)
+
+
+def _check_slice(place: str, value: Value, nbytes: int) -> None:
+    """A slice is aligned and as many columns as it says of a matrix that fills the storage."""
+    try:
+        rows = rows_of(value.shape, value.strides)
+    except ValueError as error:
+        raise GraphError(f"{place}: strides {value.strides}: {error}") from error
+    size = DTYPE_BYTES[value.dtype]
+    if value.offset < 0 or value.offset % ALIGNMENT_BYTES:
+        raise GraphError(f"{place}: offset {value.offset} is no multiple of {ALIGNMENT_BYTES}")
+    pitch = rows.pitch * size if rows.count > 1 else nbytes
+    if value.offset + rows.width * size > pitch or rows.count * pitch != nbytes:
+        raise GraphError(
+            f"{place}: {rows.count} rows of {rows.width} elements from byte {value.offset} on are "
+            f"no columns of a storage of {nbytes} bytes"
+        )
 
 
 def _check_ops(graph: OpGraph) -> None:
@@ -166,31 +221,52 @@ def _check_ops(graph: OpGraph) -> None:
 
 
 def _check_order(graph: OpGraph) -> None:
-    """Every storage has one writer, which comes before its readers."""
-    writer: dict[int, str] = {}
+    """All memory is written once, before it is read."""
+    writers: defaultdict[int, list[tuple[range, str]]] = defaultdict(list)
+    pitches = _pitches(graph)
     for op in graph.ops:
         for value in op.inputs:
             storage = graph.values[value].storage
-            if graph.storages[storage].kind in ("intermediate", "output") and storage not in writer:
+            if graph.storages[storage].kind in ("input", "constant"):
+                continue
+            wanted = graph.columns(value)[: pitches[storage]]
+            written = (columns for columns, _ in writers[storage])
+            # Nothing is written twice: what the writers have in common with it must add up to it.
+            if sum(_overlap(columns, wanted) for columns in written) != len(wanted):
                 raise GraphError(
                     f"op {op.name!r}: reads value {graph.values[value].name!r} before any op has "
                     "written it; ops must be in a topological order"
                 )
         for value in op.outputs:
             storage = graph.values[value].storage
-            kind = graph.storages[storage].kind
-            name = graph.values[value].name
-            if kind in ("input", "constant"):
-                raise GraphError(f"op {op.name!r}: writes value {name!r}, which is {kind} memory")
-            if storage in writer:
-                raise GraphError(
-                    f"op {op.name!r}: writes value {name!r}, whose storage op {writer[storage]!r} "
-                    "has written already"
-                )
-            writer[storage] = op.name
+            _check_write(graph, op, value, writers[storage])
+            writers[storage].append((graph.columns(value), op.name))
     for index, stored in enumerate(graph.storages):
-        if stored.kind in ("intermediate", "output") and index not in writer:
+        if stored.kind in ("intermediate", "output") and not writers[index]:
             raise GraphError(f"storage {index} ({stored.kind} {stored.key!r}): no op writes it")
+
+
+def _check_write(graph: OpGraph, op: Op, value: int, writers: list[tuple[range, str]]) -> None:
+    view = graph.values[value]
+    kind = graph.storages[view.storage].kind
+    if kind in ("input", "constant"):
+        raise GraphError(f"op {op.name!r}: writes value {view.name!r}, which is {kind} memory")
+    for columns, other in writers:
+        if _overlap(columns, graph.columns(value)):
+            raise GraphError(
+                f"op {op.name!r}: writes value {view.name!r}, whose storage op {other!r} "
+                "has written already"
+            )
+
+
+def _pitches(graph: OpGraph) -> list[int]:
+    """Bytes from one row of each storage to the next, as its slices see it."""
+    pitches = [max(storage.nbytes, 1) for storage in graph.storages]
+    for value in graph.values:
+        if value.strides:
+            size = DTYPE_BYTES[value.dtype]
+            pitches[value.storage] = rows_of(value.shape, value.strides).pitch * size
+    return pitches
 
 
 def _check_boundary(graph: OpGraph) -> None:
