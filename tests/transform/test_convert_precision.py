@@ -127,13 +127,13 @@ def test_main_before_and_after():
 def test_inputs_and_outputs_stay_float32_and_biases_too():
     def body(emit, x):
         y = emit(relax.op.add(emit(relax.op.matmul(x, const(6, 5))), const(5)))
-        return emit(relax.op.matmul(emit(relax.op.nn.softmax(y)), const(5, 4)))
+        return emit(relax.op.matmul(emit(relax.op.nn.log_softmax(y)), const(5, 4)))
 
     mod = converted(module((3, 6), body))
     assert kernels(mod) == [
         ("cast", ["float32"], ["bfloat16"]),
         ("matmul", ["bfloat16", "bfloat16", "float32"], ["bfloat16"]),
-        ("softmax", ["bfloat16"], ["bfloat16"]),
+        ("log_softmax", ["bfloat16"], ["bfloat16"]),
         ("matmul", ["bfloat16", "bfloat16"], ["float32"]),
     ]
 
@@ -151,11 +151,11 @@ def test_an_input_of_two_primitives_is_converted_once():
 
 def test_a_result_that_others_read_is_converted_for_them():
     def body(emit, x):
-        y = emit(relax.op.nn.softmax(x))
+        y = emit(relax.op.nn.log_softmax(x))
         return y, emit(relax.op.matmul(y, const(6, 4))), emit(relax.op.reshape(y, (18,)))
 
     assert kernels(converted(module((3, 6), body))) == [
-        ("softmax", ["float32"], ["float32"]),
+        ("log_softmax", ["float32"], ["float32"]),
         ("cast", ["float32"], ["bfloat16"]),
         ("matmul", ["bfloat16", "bfloat16"], ["float32"]),
     ]
@@ -164,37 +164,37 @@ def test_a_result_that_others_read_is_converted_for_them():
 @pytest.mark.parametrize("turn", [relax.op.argmax, lambda y: relax.op.astype(y, "int32")])
 def test_what_becomes_integers_is_not_rounded(turn):
     def body(emit, x):
-        y = emit(relax.op.nn.softmax(emit(relax.op.nn.softmax(x))))
+        y = emit(relax.op.nn.log_softmax(emit(relax.op.nn.log_softmax(x))))
         return emit(turn(emit(relax.op.reshape(y, (6, 3)))))
 
     first, second, *_ = kernels(converted(module((3, 6), body)))
-    assert first == ("softmax", ["float32"], ["bfloat16"])
-    assert second == ("softmax", ["bfloat16"], ["float32"])
+    assert first == ("log_softmax", ["float32"], ["bfloat16"])
+    assert second == ("log_softmax", ["bfloat16"], ["float32"])
 
 
 def test_concatenation_copies_bfloat16():
     def body(emit, x):
-        parts = [emit(relax.op.nn.softmax(x)), x]
+        parts = [emit(relax.op.nn.log_softmax(x)), x]
         joined = emit(relax.op.concat(parts, axis=1))
-        return emit(relax.op.nn.softmax(emit(relax.op.nn.softmax(joined))))
+        return emit(relax.op.nn.log_softmax(emit(relax.op.nn.log_softmax(joined))))
 
     mod = converted(module((3, 6), body))
     assert kernels(mod)[1:] == [
         ("cast", ["float32"], ["bfloat16"]),
         ("concat", ["bfloat16", "bfloat16"], ["bfloat16"]),
-        ("softmax", ["bfloat16"], ["float32"]),
-        ("softmax", ["float32"], ["float32"]),
+        ("log_softmax", ["bfloat16"], ["float32"]),
+        ("log_softmax", ["float32"], ["float32"]),
     ]
 
 
 def test_logits_are_not_rounded_but_what_is_averaged_is():
     def body(emit, x):
-        y = emit(relax.op.nn.softmax(emit(relax.op.matmul(x, const(6, 4)))))
+        y = emit(relax.op.nn.log_softmax(emit(relax.op.matmul(x, const(6, 4)))))
         return y, emit(relax.op.mean(emit(relax.op.matmul(x, const(6, 5))), axis=1))
 
     assert kernels(converted(module((3, 6), body)))[1:] == [
         ("matmul", ["bfloat16", "bfloat16"], ["float32"]),
-        ("softmax", ["float32"], ["float32"]),
+        ("log_softmax", ["float32"], ["float32"]),
         ("matmul", ["bfloat16", "bfloat16"], ["bfloat16"]),
         ("mean", ["bfloat16"], ["float32"]),
     ]
@@ -202,9 +202,9 @@ def test_logits_are_not_rounded_but_what_is_averaged_is():
 
 def test_a_kernel_of_several_results():
     def body(emit, x):
-        parts = emit(relax.op.split(emit(relax.op.nn.softmax(x)), 2, axis=1))
+        parts = emit(relax.op.split(emit(relax.op.nn.log_softmax(x)), 2, axis=1))
         left, right = (emit(relax.TupleGetItem(parts, index)) for index in (0, 1))
-        return emit(relax.op.nn.softmax(left)), emit(relax.op.nn.softmax(right))
+        return emit(relax.op.nn.log_softmax(left)), emit(relax.op.nn.log_softmax(right))
 
     mod = module((3, 6), body, dispatch=False)
     after = converted(mod)
@@ -216,17 +216,35 @@ def test_a_kernel_of_several_results():
 
 def test_an_operator_without_a_kernel_is_left_alone():
     def body(emit, x):
-        return emit(relax.op.argsort(emit(relax.op.nn.softmax(x))))
+        return emit(relax.op.argsort(emit(relax.op.nn.log_softmax(x))))
 
     with pytest.raises(ModelError, match=r"no kernel for relax\.argsort"):
         kernels(converted(module((3, 6), body)))
+
+
+def test_primitives_write_what_they_read():
+    def body(emit, x):
+        y = emit(relax.op.nn.softmax(x))  # reads the input: converted, as its result is
+        y = emit(relax.op.nn.softmax(emit(relax.op.matmul(y, const(6, 4)))))
+        y = emit(relax.op.nn.softmax(emit(relax.op.matmul(y, const(4, 5)))))
+        return emit(relax.op.nn.softmax(y))
+
+    assert kernels(converted(module((3, 6), body))) == [
+        ("cast", ["float32"], ["bfloat16"]),
+        ("softmax", ["bfloat16"], ["bfloat16"]),
+        ("matmul", ["bfloat16", "bfloat16"], ["bfloat16"]),
+        ("softmax", ["bfloat16"], ["bfloat16"]),
+        ("matmul", ["bfloat16", "bfloat16"], ["float32"]),
+        ("softmax", ["float32"], ["float32"]),
+        ("softmax", ["float32"], ["float32"]),
+    ]
 
 
 def test_large_finite_constants_stay_finite():
     mask = np.where(np.eye(6) > 0, 0, np.finfo("float32").min).astype("float32")
 
     def body(emit, x):
-        return emit(relax.op.nn.softmax(emit(relax.op.multiply(x, relax.const(mask)))))
+        return emit(relax.op.nn.log_softmax(emit(relax.op.multiply(x, relax.const(mask)))))
 
     mod = converted(module((6, 6), body))
     (narrow,) = extract(mod, ("x",), ("y",)).constants.values()

@@ -11,6 +11,7 @@ from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
+from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
@@ -99,6 +100,59 @@ def test_clip_is_made_of_operators(as_tensors):
 def test_maximum_of_tensors_stays():
     mod = module((2, 3), lambda b, x: b.emit_te(topi.maximum, x, b.emit(relax.op.exp(x))))
     assert calls(RestoreClip(mod)) == ["exp", "call_tir"]
+
+
+ONE_DIMENSIONAL = {
+    "conv1d": lambda x: relax.op.nn.conv1d(
+        x, relax.const(random(6, 2, 3)), strides=2, padding=(1, 2), dilation=2, groups=2
+    ),
+    "conv1d_transpose": lambda x: relax.op.nn.conv1d_transpose(
+        x, relax.const(random(4, 3, 3)), strides=2, padding=(1, 0), output_padding=1
+    ),
+    "max_pool1d": lambda x: relax.op.nn.max_pool1d(
+        x, pool_size=3, strides=2, padding=(1, 1), ceil_mode=True
+    ),
+    "avg_pool1d": lambda x: relax.op.nn.avg_pool1d(
+        x, pool_size=3, strides=2, padding=(1, 0), count_include_pad=True
+    ),
+}
+
+
+def random(*shape):
+    return RNG.standard_normal(shape).astype("float32")
+
+
+@pytest.mark.parametrize("name", ONE_DIMENSIONAL)
+def test_one_dimension_becomes_two(name):
+    mod = module((2, 4, 9), lambda b, x: b.emit(ONE_DIMENSIONAL[name](x)))
+    after = LiftTo2D(mod)
+    assert f"nn.{name.replace('1d', '2d')}" in calls(after)
+    assert f"nn.{name}" not in calls(after)
+    assert_same_numbers(mod, after, (2, 4, 9))
+
+
+def test_one_dimensional_network_keeps_its_layout():
+    def body(b, x):
+        for _ in range(2):
+            y = b.emit(relax.op.nn.conv1d(x, relax.const(random(4, 4, 3)), padding=1))
+            x = b.emit(relax.op.nn.relu(y))
+        return x
+
+    mod = module((2, 4, 9), body)
+    after = ConvertToNHWC(FoldConstants(LiftTo2D(mod)))
+    assert calls(after).count("permute_dims") == 2  # on the way in and out
+    assert_same_numbers(mod, after, (2, 4, 9))
+
+
+def test_transposed_convolution_runs_between_permutations():
+    def body(b, x):
+        weight = relax.const(random(4, 3, 2, 2))
+        return b.emit(relax.op.nn.conv2d_transpose(x, weight, strides=(2, 2)))
+
+    mod = module((1, 4, 5, 6), body)
+    after = ConvertToNHWC(mod)
+    assert calls(after) == [*["permute_dims"] * 2, "nn.conv2d_transpose", *["permute_dims"] * 2]
+    assert_same_numbers(mod, after, (1, 4, 5, 6))
 
 
 def test_dropout_disappears():

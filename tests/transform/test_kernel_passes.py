@@ -298,6 +298,102 @@ def test_nchw_convolution_is_left_to_tvm():
     assert described(mod) == ([], 1)
 
 
+def pool(kind, window, **attributes):
+    operator = getattr(relax.op.nn, f"{kind}_pool2d")
+    return lambda b, x: b.emit(operator(x, pool_size=window, layout="NHWC", **attributes))
+
+
+def test_pools_are_primitives():
+    body = pool("avg", (3, 2), strides=(2, 2), padding=(1, 0, 1, 1), count_include_pad=True)
+    ((symbol, _, attributes, _),), left = library_calls(module((1, 9, 9, 17), body))
+    assert (symbol, left) == ("avg_pool2d", 0)
+    assert attributes == {
+        "window": [3, 2],
+        "strides": [2, 2],
+        "padding": [1, 0, 1, 1],
+        "dilation": [1, 1],
+        "include_padding": [1],
+    }
+
+
+@pytest.mark.parametrize("axes", [[1, 2], [-2, 1]])
+def test_mean_over_height_and_width_is_a_pool(axes):
+    mod = module((1, 7, 5, 17), lambda b, x: b.emit(relax.op.mean(x, axis=axes, keepdims=True)))
+    ((symbol, _, attributes, _),), left = library_calls(mod)
+    assert (symbol, attributes["window"], left) == ("avg_pool2d", [7, 5], 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pool("max", (2, 2), strides=(2, 2)),  # faster in TVM
+        # The last window ends beyond the padding, where oneDNN counts zeros and TVM does not.
+        pool("avg", (3, 3), strides=(2, 2), ceil_mode=True, count_include_pad=True),
+        pool("max", (2, 2), strides=(1, 1), padding=(2, 2, 2, 2)),  # windows of padding only
+        lambda b, x: b.emit(relax.op.mean(x, axis=[1, 3], keepdims=True)),
+        lambda b, x: b.emit(relax.op.nn.softmax(x, axis=1)),
+        lambda b, x: b.emit(
+            relax.op.nn.layer_norm(x, const(6, 16), const(6, 16), axes=[2, 3], epsilon=1e-3)
+        ),
+    ],
+)
+def test_what_onednn_does_otherwise_or_slower_is_left_to_tvm(body):
+    assert described(module((1, 6, 6, 16), body)) == ([], 1)
+
+
+def test_softmax_over_the_last_axis_is_a_primitive():
+    mod = module((2, 3, 17), lambda b, x: b.emit(relax.op.nn.softmax(x, axis=-1)))
+    assert described(mod) == ([("softmax", [])], 0)
+
+
+def layer_norm_of_parts(b, x, epsilon=1e-3):
+    """As PyTorch's exporter writes it; scale and shift may follow."""
+    mean = b.emit(relax.op.mean(x, axis=[-1], keepdims=True))
+    centred = b.emit(relax.op.subtract(x, mean))
+    square = scaled(relax.op.power, 2)(b, centred)
+    variance = b.emit(relax.op.mean(square, axis=[-1], keepdims=True))
+    deviation = b.emit(relax.op.sqrt(scaled(relax.op.add, epsilon)(b, variance)))
+    return b.emit(relax.op.divide(centred, deviation))
+
+
+@pytest.mark.parametrize("form", ["operator", "parts", "parts with scale and shift"])
+def test_layer_normalisation_is_one_primitive(form):
+    def body(b, x):
+        if form == "operator":
+            norm = relax.op.nn.layer_norm(x, const(17), const(17), axes=[-1], epsilon=1e-3)
+            return b.emit(norm)
+        y = layer_norm_of_parts(b, x)
+        if form == "parts":
+            return y
+        return b.emit(relax.op.add(b.emit(relax.op.multiply(y, const(17))), const(1, 1, 17)))
+
+    ((symbol, _, attributes, arguments),), left = library_calls(module((2, 5, 17), body))
+    assert (symbol, left) == ("layer_norm", 0)
+    np.testing.assert_allclose(attributes["epsilon"], [1e-3])
+    assert [int(argument.ty.shape[-1]) for argument in arguments] == [17, 17, 17]
+
+
+def test_normalisation_whose_mean_is_read_elsewhere_is_left_to_tvm():
+    def body(b, x):
+        y = layer_norm_of_parts(b, x)
+        mean = b.emit(relax.op.mean(x, axis=[-1], keepdims=True))
+        return y, b.emit(relax.op.add(x, mean))
+
+    found, left = described(module((5, 17), body))
+    assert found == [("layer_norm", [])]  # a mean of its own
+    assert left == 2
+
+
+def test_transposed_convolution_between_permutations_is_one_primitive():
+    def body(b, x):
+        planar = b.emit(relax.op.permute_dims(x, [0, 3, 1, 2]))
+        y = b.emit(relax.op.nn.conv2d_transpose(planar, const(8, 3, 2, 2), strides=(2, 2)))
+        y = b.emit(relax.op.permute_dims(y, [0, 2, 3, 1]))
+        return b.emit(relax.op.nn.relu(b.emit(relax.op.add(y, const(1, 1, 1, 3)))))
+
+    assert described(module((1, 4, 4, 8), body)) == ([("deconv2d", ["bias", "relu"])], 0)
+
+
 def test_reshapes_become_views_of_one_storage():
     def body(b, x):
         return b.emit(relax.op.exp(b.emit(relax.op.reshape(b.emit(relax.op.exp(x)), (4, 6)))))

@@ -11,6 +11,7 @@ import onnx
 import tvm
 from google.protobuf.message import DecodeError, EncodeError
 
+from top_tvm.compiler.explicit_padding import make_padding_explicit
 from top_tvm.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
@@ -212,6 +213,7 @@ def import_onnx(
         model.ir_version = max(model.ir_version, 4)
         # Exporters leave chains of Shape/Gather/Concat that TVM's importer cannot follow.
         model = onnxslim.slim(model)
+        make_padding_explicit(model)
     except Exception as error:  # onnxslim raises bare Exceptions of many kinds
         raise ModelError(f"{name}: cannot be simplified (invalid graph?): {error}") from error
     remaining = {value.name: index for index, value in enumerate(runtime_inputs(model))}

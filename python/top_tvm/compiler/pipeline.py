@@ -12,6 +12,7 @@ from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
 from top_tvm.compiler.transform.dispatch_views import DispatchViews
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
+from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.restore_clip import RestoreClip
@@ -31,6 +32,7 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
     """
     normalise = [
         RestoreClip,
+        LiftTo2D,
         RemoveDropout,
         StackSumToAdd,
         FoldConstants,

@@ -6,10 +6,11 @@ before and rounds what it writes; nothing inside of it is rounded, however delic
 primitives do the same by themselves: they take bfloat16, accumulate and apply their epilogue in
 float32, and round once. Their weights are converted here; biases and other vectors stay float32.
 
-Four kinds of values stay float32: inputs and outputs of the model; what a kernel turns into
-integers or booleans, where rounding could change an index; and what a generated kernel turns into
-an output of no smaller size. The last are logits for the most part, and a softmax turns the
-absolute error of large logits into a relative one, with nothing behind it to average that out.
+Some values stay float32: inputs and outputs of the model; what a kernel turns into integers or
+booleans, where rounding could change an index; and what the last kernels read: all that primitives
+other than products do, and what generated kernels turn into an output of no smaller size. The last
+are logits for the most part, and a softmax turns the absolute error of large logits into a relative
+one, with nothing behind it to average that out.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from top_tvm.compiler.transform.rewriter import (
 )
 
 _LARGEST = np.float32(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
+# Primitives that multiply bfloat16 and may write either type. All others write what they read.
+_PRODUCTS = {"conv2d", "deconv2d", "matmul"}
 _FLOATS = {"float16", "float32", "float64"}
 
 
@@ -73,12 +76,19 @@ def _wide_values(module: tvm.IRModule) -> set[relax.Var]:
             if exact:
                 wide |= read(value)
     outputs = read(main.body.body)
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            if binding.var in outputs and not _is_library_call(module, binding.value):
-                size = _elements(binding.var)
-                wide |= {var for var in read(binding.value) if _elements(var) <= size}
-    return wide | outputs
+    wide |= outputs
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    for binding in reversed(bindings):
+        var, primitive = binding.var, _primitive(module, binding.value)
+        if var not in wide or primitive in _PRODUCTS:
+            continue
+        if primitive is not None:
+            wide |= read(binding.value)
+        elif var in outputs:
+            wide |= {
+                source for source in read(binding.value) if _elements(source) <= _elements(var)
+            }
+    return wide
 
 
 def _is_function_call(value: Expr) -> bool:
@@ -89,8 +99,10 @@ def _is_view(module: tvm.IRModule, value: Expr) -> bool:
     return _is_function_call(value) and module[value.op].attrs.get("Codegen") == "view"
 
 
-def _is_library_call(module: tvm.IRModule, value: Expr) -> bool:
-    return _is_function_call(value) and "Codegen" in module[value.op].attrs
+def _primitive(module: tvm.IRModule, value: Expr) -> str | None:
+    """Symbol of the library primitive that is called, if one is."""
+    text = module[value.op].attrs.get(KERNEL_ATTRIBUTE) if _is_function_call(value) else None
+    return str(json.loads(text)["symbol"]) if text else None
 
 
 def _is_kernel(module: tvm.IRModule, value: Expr) -> bool:
@@ -143,8 +155,11 @@ class _Converter(PyExprMutator):
             arguments = [self._operand(argument) for argument in value.args]
         else:
             described = json.loads(function.attrs[KERNEL_ATTRIBUTE])
+            is_product = described["symbol"] in _PRODUCTS
+            operands = described["arguments"][:2] if is_product else []
+            dtype = "bfloat16" if is_product else str(type_.dtype)
             arguments = [
-                self._library_operand(argument, index in described["arguments"][:2])
+                self._library_operand(argument, dtype, index in operands)
                 for index, argument in enumerate(value.args)
             ]
         return self._call(value.op, function, arguments, type_)
@@ -159,12 +174,12 @@ class _Converter(PyExprMutator):
             return self._narrow_constant(expr) if matrix else expr
         return self.visit_expr(expr)
 
-    def _library_operand(self, expr: Expr, multiplied: bool) -> Expr:
-        """Argument of a primitive; ``multiplied`` for the operands of a convolution or product."""
+    def _library_operand(self, expr: Expr, dtype: str, multiplied: bool) -> Expr:
+        """Argument of a primitive; ``multiplied`` for the operands of a product."""
         value = constant(expr)
         if value is not None:
             return self._narrow_constant(expr) if multiplied and value.ndim > 1 else expr
-        return self._in_dtype(self.visit_expr(expr), "bfloat16")
+        return self._in_dtype(self.visit_expr(expr), dtype)
 
     def _narrow_constant(self, expr: GenericConst) -> GenericConst:
         if str(expr.ty.dtype) != "float32":

@@ -65,6 +65,8 @@ class _ConvertToNHWC(Rewriter):
         name = call.op.name if isinstance(call.op, tvm.ir.Op) else ""
         if name == "relax.nn.conv2d" and call.attrs.data_layout == "NCHW":
             return self._conv2d(call)
+        if name == "relax.nn.conv2d_transpose" and call.attrs.data_layout == "NCHW":
+            return self._conv2d_transpose(call)
         layouts = [self.layout[data] for data in _tensors(call) if data in self.layout]
         if layouts and all(layout == layouts[0] for layout in layouts):
             result = self._in_layout(name, call, layouts[0])
@@ -92,6 +94,12 @@ class _ConvertToNHWC(Rewriter):
         )
         return self._emit_in(convolution, TO_NHWC)
 
+    def _conv2d_transpose(self, call: relax.Call) -> Expr:
+        """TVM has no NHWC form of it: NCHW between two permutations, which oneDNN takes as one."""
+        data = self.emit(relax.op.permute_dims(self._nhwc(call.args[0]), list(np.argsort(TO_NHWC))))
+        result = self.emit(relax.Call(call.op, [data, call.args[1]], call.attrs, call.ty_args))
+        return self._emit_in(relax.op.permute_dims(result, list(TO_NHWC)), TO_NHWC)
+
     def _in_layout(
         self, name: str, call: relax.Call, layout: tuple[int, ...]
     ) -> tuple[Expr, tuple[int, ...]] | None:
@@ -113,11 +121,9 @@ class _ConvertToNHWC(Rewriter):
             axes = [layout.index(int(axis) % len(layout)) for axis in call.attrs.axis]
             reduction = getattr(relax.op, name.removeprefix("relax."))
             return reduction(call.args[0], axis=axes, keepdims=True), layout
-        if layout == TO_NHWC:
-            return _pool2d(name, call) or _expand(name, call)
-        if layout == _TO_N1HWC:
-            return _pool3d_or_squeeze(name, call)
-        return None
+        return (
+            _expand(name, call, layout) or _squeeze(name, call, layout) or _pool(name, call, layout)
+        )
 
     def _operand(self, argument: Expr, layout: tuple[int, ...]) -> Expr | None:
         """Argument of an elementwise call in the layout: transposed constant or permuted tensor."""
@@ -172,6 +178,14 @@ def _tensors(call: relax.Call) -> list[Expr]:
     return [argument for argument in found if isinstance(argument, relax.Var)]
 
 
+def _pool(
+    name: str, call: relax.Call, layout: tuple[int, ...]
+) -> tuple[Expr, tuple[int, ...]] | None:
+    if layout == TO_NHWC:
+        return _pool2d(name, call)
+    return _pool3d(name, call) if layout == _TO_N1HWC else None
+
+
 def _pool2d(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
     attributes = call.attrs
     if name not in _POOLS or attributes.layout != "NCHW":
@@ -195,16 +209,31 @@ def _pool2d(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
     return pooled, TO_NHWC
 
 
-def _expand(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
-    if name != "relax.expand_dims" or [int(axis) for axis in call.attrs.axis] != [1]:
+def _expand(
+    name: str, call: relax.Call, layout: tuple[int, ...]
+) -> tuple[Expr, tuple[int, ...]] | None:
+    """The new axis comes second in memory, in front of height and width."""
+    if name != "relax.expand_dims" or len(call.attrs.axis) != 1:
         return None
-    return call, _TO_N1HWC
+    added = int(call.attrs.axis[0]) % (len(layout) + 1)
+    moved = [axis if axis < added else axis + 1 for axis in layout]
+    return relax.op.expand_dims(call.args[0], axis=1), (moved[0], added, *moved[1:])
 
 
-def _pool3d_or_squeeze(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
+def _squeeze(
+    name: str, call: relax.Call, layout: tuple[int, ...]
+) -> tuple[Expr, tuple[int, ...]] | None:
+    if name != "relax.squeeze" or not call.attrs.axis:
+        return None
+    removed = [int(axis) % len(layout) for axis in call.attrs.axis]
+    kept = [axis for axis in layout if axis not in removed]
+    renumbered = tuple(axis - sum(gone < axis for gone in removed) for axis in kept)
+    places = [layout.index(axis) for axis in removed]
+    return relax.op.squeeze(call.args[0], axis=places), renumbered
+
+
+def _pool3d(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
     attributes = call.attrs
-    if name == "relax.squeeze" and [int(axis) for axis in attributes.axis or []] == [1]:
-        return call, TO_NHWC
     if name != "relax.nn.avg_pool3d" or attributes.layout != "NCDHW":
         return None
 

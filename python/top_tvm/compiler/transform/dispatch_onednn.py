@@ -16,17 +16,29 @@ from tvm import relax
 from top_tvm.compiler.transform.dataflow import Dataflow
 from top_tvm.compiler.transform.epilogue import absorb_epilogue
 from top_tvm.compiler.transform.library_function import Match, outline
-from top_tvm.compiler.transform.onednn_operators import (
-    match_conv2d,
+from top_tvm.compiler.transform.onednn_normalisations import (
+    match_layer_norm,
     match_lrn,
+    match_softmax,
+)
+from top_tvm.compiler.transform.onednn_pools import match_global_average, match_pool2d
+from top_tvm.compiler.transform.onednn_products import (
+    match_conv2d,
+    match_deconv2d,
     match_matmul,
     permute_product,
 )
 
 Matcher = Callable[[Dataflow, relax.Var], Match | None]
 
-_PRODUCTS: tuple[Matcher, ...] = (match_conv2d, match_matmul)
-_OTHERS: tuple[Matcher, ...] = (match_lrn,)
+_PRODUCTS: tuple[Matcher, ...] = (match_conv2d, match_deconv2d, match_matmul)
+_OTHERS: tuple[Matcher, ...] = (
+    match_lrn,
+    match_pool2d,
+    match_global_average,
+    match_softmax,
+    match_layer_norm,
+)
 
 
 @tvm.transform.module_pass(opt_level=0, name="DispatchOneDNN")

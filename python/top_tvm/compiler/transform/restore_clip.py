@@ -28,7 +28,7 @@ class _RestoreClip(Rewriter):
         if not is_call(call, "call_tir") or not isinstance(original.ty, relax.TensorType):
             return call
         fields = list(call.args[1].fields)
-        value = _stored_value(self.module[call.args[0]].body)
+        value = _stored_value(self.module[call.args[0].name_hint].body)
         if type(value) not in _OPERATORS or not isinstance(value.a, TensorLoad):
             return call
         if shape_of(fields[0]) != shape_of(original):

@@ -67,20 +67,28 @@ def is_call(expr: Expr, name: str) -> bool:
     )
 
 
-def substitute(expr: Expr, env: Mapping[Any, Expr]) -> Expr:
-    """Replace variables inside an expression."""
+def substitute(
+    expr: Expr, env: Mapping[Any, Expr], functions: Mapping[str, tvm.ir.GlobalVar] | None = None
+) -> Expr:
+    """Replace variables, and global functions by their name, inside an expression."""
+
+    def new(part: Expr) -> Expr:
+        return substitute(part, env, functions)
+
     if isinstance(expr, relax.Var):
         return env.get(expr, expr)
     if isinstance(expr, relax.Tuple):
-        return relax.Tuple([substitute(field, env) for field in expr.fields])
+        return relax.Tuple([new(field) for field in expr.fields])
     if isinstance(expr, relax.TupleGetItem):
-        fields = substitute(expr.tuple_value, env)
+        fields = new(expr.tuple_value)
         if isinstance(fields, relax.Tuple):
             return fields.fields[expr.index]
         return relax.TupleGetItem(fields, expr.index)
     if isinstance(expr, relax.Call):
-        arguments = [substitute(argument, env) for argument in expr.args]
-        return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
+        arguments = [new(argument) for argument in expr.args]
+        return relax.Call(new(expr.op), arguments, expr.attrs, expr.ty_args)
+    if isinstance(expr, tvm.ir.GlobalVar):
+        return (functions or {}).get(expr.name_hint, expr)
     return expr
 
 
@@ -92,6 +100,7 @@ class Rewriter:
         self.env: dict[Any, Expr] = {}
         self.producer: dict[Any, Expr] = {}
         self.uses: Counter[Any] = Counter()
+        self.functions: dict[str, Expr] = {}  # of the new module, but for main
 
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         """Return the expression to bind instead of ``call`` (its arguments already replaced)."""
@@ -113,7 +122,7 @@ class Rewriter:
 
     def replace(self, expr: Expr) -> Expr:
         """Map variables of the old function inside an expression to the new ones."""
-        return substitute(expr, self.env)
+        return substitute(expr, self.env, self.functions)
 
     def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
@@ -123,7 +132,8 @@ class Rewriter:
         self.uses.update(variables_in(function.body.body))
         for name, other in module.functions.items():
             if name.name_hint != "main":
-                self.builder.add_func(other, name.name_hint)
+                function_name = name.name_hint
+                self.functions[function_name] = self.builder.add_func(other, function_name)
         params = list(function.params)
         attributes = dict(function.attrs) if function.attrs else {}
         with self.builder.function("main", params, attrs=attributes):

@@ -1,4 +1,4 @@
-"""Operators that oneDNN has primitives for, in the forms in which they stand in the module."""
+"""Products that oneDNN executes, in the forms in which they stand in the module."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from top_tvm.compiler.transform.rewriter import (
     constant,
     is_tensor,
     shape_of,
-    uniform,
 )
 
 
-def _integers(values: Sequence[object]) -> list[int]:
+def integers(values: Sequence[object]) -> list[int]:
+    """Plain numbers of an attribute."""
     return [int(value) for value in values]  # type: ignore[call-overload]  # IntImm
 
 
-def _floats(*tensors: Expr) -> bool:
+def are_floats(*tensors: Expr) -> bool:
+    """Whether all are tensors of types that oneDNN computes with."""
     return all(is_tensor(tensor) and tensor.ty.dtype in FLOATS for tensor in tensors)
 
 
@@ -33,7 +34,7 @@ def match_conv2d(graph: Dataflow, var: relax.Var) -> Match | None:
     if call is None or (call.attrs.data_layout, call.attrs.kernel_layout) != ("NHWC", "OIHW"):
         return None
     data, weight = call.args
-    if constant(weight) is None or not _floats(data, weight, var):
+    if constant(weight) is None or not are_floats(data, weight, var):
         return None
     out_channels, in_channels, height, width = shape_of(weight)
     groups = int(call.attrs.groups)
@@ -43,9 +44,9 @@ def match_conv2d(graph: Dataflow, var: relax.Var) -> Match | None:
         [data, weight],
         [var],
         {
-            "strides": _integers(call.attrs.strides),
-            "padding": _integers(call.attrs.padding),
-            "dilation": _integers(call.attrs.dilation),
+            "strides": integers(call.attrs.strides),
+            "padding": integers(call.attrs.padding),
+            "dilation": integers(call.attrs.dilation),
             "groups": [groups],
         },
         flops=2 * prod(shape_of(var)) * in_channels * height * width,
@@ -56,7 +57,7 @@ def match_conv2d(graph: Dataflow, var: relax.Var) -> Match | None:
 def match_matmul(graph: Dataflow, var: relax.Var) -> Match | None:
     """Matrix product; batches may broadcast, permutations of the operands become strides."""
     call = graph.source(var, "matmul")
-    if call is None or not _floats(*call.args, var):
+    if call is None or not are_floats(*call.args, var):
         return None
     shapes = [shape_of(argument) for argument in call.args]
     if any(len(shape) < 2 or 0 in shape for shape in shapes):
@@ -94,69 +95,37 @@ def permute_product(graph: Dataflow, match: Match, taken: set[object]) -> None:
 
 def _axes(permute: relax.Call) -> list[int]:
     rank = len(shape_of(permute.args[0]))
-    return _integers(permute.attrs.axes or range(rank)[::-1])
+    return integers(permute.attrs.axes or range(rank)[::-1])
 
 
-def match_lrn(graph: Dataflow, var: relax.Var) -> Match | None:
-    """The importer's local response normalisation, in NHWC.
-
-    ``x / (k + alpha * mean) ** beta``, where a 3-D pooling with a unit axis inserted computes
-    the mean of the squares of neighbouring channels.
-    """
-    division = graph.source(var, "divide")
-    if division is None:
+def match_deconv2d(graph: Dataflow, var: relax.Var) -> Match | None:
+    """Transposed convolution in NCHW between permutations from and to NHWC."""
+    back = graph.source(var, "permute_dims")
+    product = back.args[0] if back is not None else None
+    call = graph.source(product, "nn.conv2d_transpose") if product is not None else None
+    if call is None or (call.attrs.data_layout, call.attrs.kernel_layout) != ("NCHW", "IOHW"):
         return None
-    data = division.args[0]
-    chain = _chain(
-        graph,
-        division.args[1],
-        ("power", "add", "multiply", "squeeze", "nn.avg_pool3d", "expand_dims", "multiply"),
-    )
-    if chain is None:
+    permuted, weight = call.args
+    source = graph.source(permuted, "permute_dims")
+    if source is None or constant(weight) is None or not are_floats(permuted, weight, var):
         return None
-    power, total, scaled, _, pool, expanded, square = (graph.values[member] for member in chain)
-    members = [*reversed(chain), var]
-    if not all(argument.same_as(data) for argument in square.args) or not graph.hidden(members):
+    if (_axes(source), _axes(back)) != ([0, 3, 1, 2], [0, 2, 3, 1]):
         return None
-    size = _channel_window(pool, expanded, shape_of(data))
-    alpha, beta, k = (uniform(call.args[1]) for call in (scaled, power, total))
-    if size is None or alpha is None or beta is None or k is None or not _floats(data, var):
+    if not graph.hidden([product, var]):
         return None
+    groups = int(call.attrs.groups)
+    in_channels, out_channels, height, width = shape_of(weight)
     return Match(
         "onednn",
-        "lrn",
-        [data],
-        members,
-        {"size": [size], "alpha": [alpha], "beta": [beta], "k": [k]},
-        flops=prod(shape_of(var)) * (2 * size + 4),
-        label=f"over {size} channels",
+        "deconv2d",
+        [source.args[0], weight],
+        [permuted, product, var],
+        {
+            "strides": integers(call.attrs.strides),
+            "padding": integers(call.attrs.padding),
+            "dilation": integers(call.attrs.dilation),
+            "groups": [groups],
+        },
+        flops=2 * prod(shape_of(source.args[0])) * out_channels * height * width,
+        label=f"{height}x{width} {in_channels}->{out_channels * groups}",
     )
-
-
-def _chain(graph: Dataflow, var: Expr, names: Sequence[str]) -> list[relax.Var] | None:
-    """Variables from ``var`` upwards, through calls of these names by their first arguments."""
-    found: list[relax.Var] = []
-    for name in names:
-        call = graph.source(var, name)
-        if call is None:
-            return None
-        found.append(var)
-        var = call.args[0]
-    return found
-
-
-def _channel_window(pool: relax.Call, expanded: relax.Call, shape: tuple[int, ...]) -> int | None:
-    """Size of a window over the last of four axes, of odd size and as centred as can be."""
-    window, strides = _integers(pool.attrs.pool_size), _integers(pool.attrs.strides)
-    size = window[-1]
-    padding = [0, 0, size // 2] * 2
-    plain = (
-        len(shape) == 4
-        and _integers(expanded.attrs.axis) == [1]
-        and window[:2] == [1, 1]
-        and strides == [1, 1, 1]
-        and _integers(pool.attrs.dilation) == [1, 1, 1]
-        and _integers(pool.attrs.padding) == padding
-        and bool(pool.attrs.count_include_pad)
-    )
-    return size if plain and size % 2 == 1 else None
