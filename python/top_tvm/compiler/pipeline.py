@@ -10,6 +10,7 @@ from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
 from top_tvm.compiler.transform.dispatch_views import DispatchViews
+from top_tvm.compiler.transform.expand_bfloat16 import ExpandBFloat16
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
@@ -52,5 +53,6 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         ScheduleCPU,
+        *([ExpandBFloat16] if precision == "bf16" else []),
     ]
     return tvm.transform.Sequential([*normalise, *dispatch, *generate], name="top_tvm.cpu")
