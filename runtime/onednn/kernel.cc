@@ -1,7 +1,11 @@
 #include "runtime/onednn/kernel.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
+#include <new>
 
 #include "runtime/onednn/openmp.h"
 
@@ -59,6 +63,27 @@ void DenseOutput::copy_out(Kernel& kernel) const {
            {DNNL_ARG_TO, Place::argument(position_), destination_});
 }
 
+namespace {
+
+// Memory of its own. Large weights are streamed once per run, faster from huge pages: 27 instead of
+// 19 GB/s on one core of a Zen 4.
+std::shared_ptr<dnnl::memory> allocate(const dnnl::memory::desc& layout) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t nbytes = layout.get_size();
+  const size_t alignment = nbytes < kHugePage ? kCacheLine : kHugePage;
+  const size_t rounded = (std::max<size_t>(nbytes, 1) + alignment - 1) / alignment * alignment;
+  void* data = std::aligned_alloc(alignment, rounded);
+  if (data == nullptr) throw std::bad_alloc();
+  // Advice only: where huge pages are switched off nothing changes.
+  if (alignment == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+  return {new dnnl::memory(layout, cpu_engine(), data), [data](dnnl::memory* memory) {
+            delete memory;
+            std::free(data);
+          }};
+}
+
+}  // namespace
+
 std::shared_ptr<const dnnl::memory> pack_weights(void* data, const dnnl::memory::desc& source,
                                                  const dnnl::memory::desc& wanted) {
   const PlannedThreads serial(1);
@@ -83,7 +108,7 @@ std::shared_ptr<const dnnl::memory> pack_weights(void* data, const dnnl::memory:
       if (auto memory = packed.memory.lock()) return memory;
     }
   }
-  auto memory = std::make_shared<dnnl::memory>(wanted, cpu_engine());
+  const auto memory = allocate(wanted);
   dnnl::stream stream(cpu_engine());
   dnnl::memory from = original;
   dnnl::reorder(from, *memory).execute(stream, from, *memory);

@@ -135,12 +135,17 @@ def test_one_dimensional_network_keeps_its_layout():
     def body(b, x):
         for _ in range(2):
             y = b.emit(relax.op.nn.conv1d(x, relax.const(random(4, 4, 3)), padding=1))
-            x = b.emit(relax.op.nn.relu(y))
+            y = b.emit(relax.op.add(y, relax.const(random(1, 4, 1))))
+            x = b.emit(relax.op.clip(b.emit(relax.op.nn.relu(y)), 0, 1))
         return x
 
     mod = module((2, 4, 9), body)
     after = ConvertToNHWC(FoldConstants(LiftTo2D(mod)))
-    assert calls(after).count("permute_dims") == 2  # on the way in and out
+    names = calls(after)
+    assert names.count("permute_dims") == 2  # on the way in and out
+    first = names.index("nn.conv2d")
+    block = ["nn.conv2d", "add", "nn.relu", "clip"]
+    assert names[first : first + 8] == block * 2
     assert_same_numbers(mod, after, (2, 4, 9))
 
 
@@ -153,6 +158,13 @@ def test_transposed_convolution_runs_between_permutations():
     after = ConvertToNHWC(mod)
     assert calls(after) == [*["permute_dims"] * 2, "nn.conv2d_transpose", *["permute_dims"] * 2]
     assert_same_numbers(mod, after, (1, 4, 5, 6))
+
+
+def test_kernels_survive_passes_over_operators():
+    mod = module((2, 3), lambda b, x: b.emit_te(topi.maximum, x, b.emit(relax.op.exp(x))))
+    after = FoldConstants(RestoreClip(mod))
+    relax.analysis.well_formed(after)
+    assert_same_numbers(mod, after, (2, 3))
 
 
 def test_dropout_disappears():

@@ -29,8 +29,6 @@ from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
 Array = npt.NDArray[Any]
-# Primitives that take any strides but those of the channels.
-STRIDED_PRIMITIVES = ("conv2d",)
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,10 @@ class _Extractor:
         variables = tuple(self.variables[index] for index in kept)
         return Extracted(replace(graph, ops=ops), self.constants, prim_funcs, variables)
 
-    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Kernel | None:
+    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Kernel:
         """Kernel of an op whose arguments have these strides."""
         if op.kernel.library == "onednn":
-            return op.kernel if op.kernel.symbol in STRIDED_PRIMITIVES else None
+            return op.kernel  # primitives see the strides of their arguments
         function = with_strides(self.prim_funcs[op.kernel.symbol], strides)
         symbol = _symbol(re.sub(r"_[0-9a-f]{16}$", "", op.kernel.symbol), function)
         self.prim_funcs[symbol] = function

@@ -4,7 +4,7 @@ Every part of a concatenation becomes a slice of the whole: the ops that write a
 so with strides. That nests: in a dense block each layer's concatenation is itself a slice of the
 next one, and all of them end in one buffer. A concatenation stays a copying kernel where a part
 cannot be placed: inputs and constants of the model, a part used twice, an address that would not
-be aligned, a kernel that cannot take strides.
+be aligned, a part that is also read as rows that do not fit.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from top_tvm.compiler.op_graph import Op, OpGraph, Value
 from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES, Kernel
 from top_tvm.strides import row_strides
 
-# Kernel of an op for other strides of its arguments, or None where there is none.
-Restride = Callable[[Op, tuple[tuple[int, ...], ...]], Kernel | None]
+# Kernel of an op for other strides of its arguments.
+Restride = Callable[[Op, tuple[tuple[int, ...], ...]], Kernel]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Placing:
         return True
 
     def _kernels(self, ops: set[int]) -> dict[int, Kernel] | None:
-        """Kernels of these ops for the slices as placed now; None where one does not exist."""
+        """Kernels of these ops for the slices as placed now; None where a view cannot be one."""
         kernels = {}
         for index in sorted(ops):
             op = self.graph.ops[index]
@@ -120,10 +120,7 @@ class _Placing:
                 if of_value is None:
                     return None
                 strides.append(of_value)
-            kernel = self.restride(op, tuple(strides))
-            if kernel is None:
-                return None
-            kernels[index] = kernel
+            kernels[index] = self.restride(op, tuple(strides))
         return kernels
 
     def _strides(self, value: Value) -> tuple[int, ...] | None:

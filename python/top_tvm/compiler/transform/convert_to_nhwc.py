@@ -25,7 +25,7 @@ from top_tvm.compiler.transform.rewriter import (
     shape_of,
 )
 
-_UNARY = {
+UNARY = {
     f"relax.{name}"
     for name in (
         *(
@@ -42,7 +42,7 @@ _UNARY = {
         *("sqrt", "rsqrt", "negative", "abs", "clip", "erf", "floor", "ceil", "round", "astype"),
     )
 }
-_BINARY = {
+BINARY = {
     f"relax.{name}"
     for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 }
@@ -104,9 +104,9 @@ class _ConvertToNHWC(Rewriter):
         self, name: str, call: relax.Call, layout: tuple[int, ...]
     ) -> tuple[Expr, tuple[int, ...]] | None:
         """Form of the call on permuted arguments, or None when it has none."""
-        if name in _UNARY:
+        if name in UNARY:
             return call, layout
-        if name in _BINARY:
+        if name in BINARY:
             arguments = [self._operand(argument, layout) for argument in call.args]
             if any(argument is None for argument in arguments):
                 return None

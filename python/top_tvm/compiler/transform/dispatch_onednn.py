@@ -49,9 +49,9 @@ def DispatchOneDNN(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IR
 
 
 def find_matches(graph: Dataflow) -> list[Match]:
-    """Disjoint matches, but for permutations that several products read."""
+    """Matches without common members."""
     matches: list[Match] = []
-    taken: set[Any] = set()
+    taken: set[Any] = set()  # members, and what a match computes inside, which nobody else stores
     roots = sorted(graph.bindings, key=lambda binding: -graph.depth[binding.var])
     for var in (binding.var for binding in roots):
         if var in taken:

@@ -37,11 +37,12 @@ class Match:
         What the kernel is called with, without its output.
     members : list of relax.Var
         The bindings that it replaces, in the order of the dataflow; the last one is the result.
-        Bindings that others read, too, are computed once more for them.
     attributes : dict of str to list of numbers
         Parameters of the primitive.
     inside : dict of expression to expression
         What the operators read instead of their constants, e.g. the bias as a vector.
+    prologue : list of relax.Var
+        Bindings in front of the members that it computes inside, whoever reads them, too.
     flops : int
         Floating point operations, multiplications and additions counted separately.
     label : str
@@ -54,6 +55,7 @@ class Match:
     members: list[relax.Var]
     attributes: dict[str, Numbers] = field(default_factory=dict)
     inside: dict[Expr, Expr] = field(default_factory=dict)
+    prologue: list[relax.Var] = field(default_factory=list)
     flops: int = 0
     label: str = ""
 
@@ -120,7 +122,7 @@ def _function(graph: Dataflow, match: Match) -> relax.Function:
                 if inner.ty.dtype != original.ty.dtype:
                     inner = builder.emit(relax.op.astype(inner, str(original.ty.dtype)))
                 env[original] = inner
-            for var in match.members:
+            for var in (*match.prologue, *match.members):
                 env[var] = builder.emit(_substituted(graph.values[var], env))
             result = builder.emit_output(env[match.result])
         builder.emit_func_output(result)

@@ -8,23 +8,51 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from top_tvm.compiler.transform.rewriter import Expr, Rewriter, is_call
+from top_tvm.compiler.transform.convert_to_nhwc import BINARY, UNARY
+from top_tvm.compiler.transform.rewriter import Expr, Rewriter, constant, is_tensor, shape_of
 
 _HEIGHT_AXIS = 2
 
 
 class _LiftTo2D(Rewriter):
+    """Elementwise operators between two lifted ones are lifted, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lifted: dict[Expr, Expr] = {}  # new variable -> the same with a height
+
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
-        for name, lift in _LIFTS.items():
-            if is_call(call, name):
-                arguments = [
-                    self.emit(relax.op.expand_dims(argument, axis=_HEIGHT_AXIS))
-                    for argument in call.args
-                ]
-                lifted = lift(arguments, call.attrs)
-                if lifted is not None:
-                    return relax.op.squeeze(self.emit(lifted), axis=[_HEIGHT_AXIS])
-        return call
+        name = call.op.name if isinstance(call.op, tvm.ir.Op) else ""
+        lift = _LIFTS.get(name)
+        if lift is not None:
+            lifted = lift([self._with_height(argument) for argument in call.args], call.attrs)
+        elif name in UNARY | BINARY and any(argument in self.lifted for argument in call.args):
+            lifted = self._elementwise(call, len(shape_of(original)))
+        else:
+            return call
+        if lifted is None:
+            return call
+        tall = self.emit(lifted)
+        flat = self.emit(relax.op.squeeze(tall, axis=[_HEIGHT_AXIS]))
+        self.lifted[flat] = tall
+        return flat
+
+    def _with_height(self, data: Expr) -> Expr:
+        if data in self.lifted:
+            return self.lifted[data]
+        return self.emit(relax.op.expand_dims(data, axis=_HEIGHT_AXIS))
+
+    def _elementwise(self, call: relax.Call, rank: int) -> Expr | None:
+        arguments = []
+        for argument in call.args:
+            value = constant(argument)
+            if not is_tensor(argument) or (value is not None and value.size == 1):
+                arguments.append(argument)
+            elif len(shape_of(argument)) == rank:
+                arguments.append(self._with_height(argument))
+            else:
+                return None
+        return relax.Call(call.op, arguments, call.attrs, call.ty_args)
 
 
 def _around(extents: Sequence[Any], height: int) -> list[int]:
@@ -82,10 +110,10 @@ def _pool1d(operator: Callable[..., Expr]) -> Callable[[list[Expr], Any], Expr |
 
 
 _LIFTS: dict[str, Callable[[list[Expr], Any], Expr | None]] = {
-    "nn.conv1d": _conv1d,
-    "nn.conv1d_transpose": _conv1d_transpose,
-    "nn.max_pool1d": _pool1d(relax.op.nn.max_pool2d),
-    "nn.avg_pool1d": _pool1d(relax.op.nn.avg_pool2d),
+    "relax.nn.conv1d": _conv1d,
+    "relax.nn.conv1d_transpose": _conv1d_transpose,
+    "relax.nn.max_pool1d": _pool1d(relax.op.nn.max_pool2d),
+    "relax.nn.avg_pool1d": _pool1d(relax.op.nn.avg_pool2d),
 }
 
 

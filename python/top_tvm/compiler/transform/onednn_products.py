@@ -76,8 +76,8 @@ def match_matmul(graph: Dataflow, var: relax.Var) -> Match | None:
         if source is not None and constant(source.args[0]) is None:
             match.attributes[name] = _axes(source)
             match.arguments[index] = source.args[0]
-            if permuted not in match.members:
-                match.members.insert(0, permuted)
+            if permuted not in match.prologue:
+                match.prologue.append(permuted)
     return match
 
 
@@ -119,13 +119,14 @@ def match_deconv2d(graph: Dataflow, var: relax.Var) -> Match | None:
         "onednn",
         "deconv2d",
         [source.args[0], weight],
-        [permuted, product, var],
+        [product, var],
         {
             "strides": integers(call.attrs.strides),
             "padding": integers(call.attrs.padding),
             "dilation": integers(call.attrs.dilation),
             "groups": [groups],
         },
+        prologue=[permuted],
         flops=2 * prod(shape_of(source.args[0])) * out_channels * height * width,
         label=f"{height}x{width} {in_channels}->{out_channels * groups}",
     )
