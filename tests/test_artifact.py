@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec, load, save
+from top_tvm.bfloat16 import BFLOAT16, dtype_name
 from top_tvm.container import Writer
 from top_tvm.device import host_features
 from top_tvm.errors import ArtifactError
@@ -48,6 +49,7 @@ def make_artifact(seed: int = 0) -> Artifact:
         "empty": np.zeros((0, 3), np.float32),
         "special": np.array([np.nan, -np.nan, -0.0, np.inf, 5e-324]),
         "transposed": rng.random((7, 3)).T,
+        "brain": rng.integers(0, 2**16, 7, "u2").view(BFLOAT16),
         "big_endian": np.arange(5, dtype=">i4"),
         'né"me': np.arange(3),
     }
@@ -89,7 +91,7 @@ def assert_same(first: Artifact, second: Artifact) -> None:
     assert list(first.constants) == list(second.constants)
     for name, array in first.constants.items():
         other = second.constants[name]
-        assert array.dtype.name == other.dtype.name
+        assert dtype_name(array.dtype) == dtype_name(other.dtype)
         assert array.shape == other.shape
         native, other_native = (a.astype(a.dtype.newbyteorder("=")) for a in (array, other))
         assert native.tobytes() == other_native.tobytes()

@@ -133,7 +133,7 @@ def test_old_model_that_lists_its_weights_as_inputs():
     ("options", "message"),
     [
         ({"target": "cuda"}, "target 'cuda' is not supported; there is: 'cpu'"),
-        ({"precision": "bf16"}, "precision 'bf16' is not supported; there is: 'fp32'"),
+        ({"precision": "int8"}, "precision 'int8' is not supported; there are: 'fp32', 'bf16'"),
         ({"partitioner": "best"}, "no partitioner 'best'; there are: auto, sequential"),
         ({"streams": 0}, "streams must be at least 1, not 0"),
         ({"batch_sizes": (0,)}, "batch sizes must be at least 1, not 0"),

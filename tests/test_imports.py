@@ -12,7 +12,10 @@ import top_tvm
 from small_model import small_model
 
 PACKAGE = Path(top_tvm.__file__).parent
-HEAVY = ("torch", "dgl", "onnx", "onnxslim", "onnxruntime", "openvino", "tvm", "tvm_ffi")
+HEAVY = (
+    *("torch", "dgl", "onnx", "onnxslim", "onnxruntime", "openvino", "tvm", "tvm_ffi"),
+    "ml_dtypes",
+)
 
 # From the bottom up. A module may import those of its own layer and of layers below; the two wings
 # stand side by side, with a door from the compiler to the runtime.
@@ -20,6 +23,7 @@ GROUND = frozenset(
     {
         "_native",
         "artifact",
+        "bfloat16",
         "container",
         "device",
         "errors",

@@ -114,6 +114,7 @@ TENSORS = {
     "same name": (lambda p: with_tensor(p, 4, name="a"), r"tensors\[4\]: name 'a' is already"),
     "no name": (lambda p: with_tensor(p, 4, name=""), r"tensors\[4\]: name is empty"),
     "dtype": (lambda p: with_tensor(p, 4, dtype="float8"), r"'b'\): dtype 'float8' is not"),
+    "bfloat16": (lambda p: with_tensor(p, 0, dtype="bfloat16"), r"inputs\[0\] \('x'\): dtype bf"),
     "shape": (lambda p: with_tensor(p, 4, shape=(4, -8)), r"'b'\): shape .* negative"),
     "huge": (lambda p: with_tensor(p, 4, shape=(2**40, 2**40)), r"'b'\): more than"),
     "aligned": (lambda p: with_tensor(p, 4, offset=132), "offset 132 is not a multiple of 64"),

@@ -1,5 +1,6 @@
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -7,17 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from top_tvm.bfloat16 import BFLOAT16, numpy_dtype
 from top_tvm.errors import ArtifactError
 from top_tvm.plan import DTYPE_BYTES
 from top_tvm.weights import aligned, decode_weights, encode_weights, encoded_bytes
 
-WEIGHTS = st.dictionaries(
-    st.text(max_size=8).filter(lambda name: not name.startswith("__")),
-    st.sampled_from(sorted(DTYPE_BYTES)).flatmap(
-        lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=9))
-    ),
-    max_size=5,
-)
+
+def weights_of(dtypes: set[str]) -> st.SearchStrategy[dict[str, np.ndarray]]:
+    shapes = array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=9)
+    return st.dictionaries(
+        st.text(max_size=8).filter(lambda name: not name.startswith("__")),
+        st.sampled_from(sorted(dtypes)).flatmap(lambda name: arrays(numpy_dtype(name), shapes)),
+        max_size=5,
+    )
 
 
 def memory_at(offset: int, content: bytes) -> memoryview:
@@ -29,7 +32,7 @@ def memory_at(offset: int, content: bytes) -> memoryview:
 
 
 @settings(max_examples=200, deadline=None)
-@given(WEIGHTS, st.integers(0, 200), st.integers(0, 63))
+@given(weights_of({*DTYPE_BYTES}), st.integers(0, 200), st.integers(0, 63))
 def test_round_trip_wherever_it_begins(weights: dict, offset: int, place: int) -> None:
     content = b"".join(encode_weights(weights, offset))
     assert len(content) <= encoded_bytes(weights)
@@ -52,12 +55,26 @@ def test_aligned_data_is_used_in_place_and_other_data_copied() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(WEIGHTS, st.integers(0, 200))
+@given(weights_of({*DTYPE_BYTES} - {"bfloat16"}), st.integers(0, 200))
 def test_the_reference_implementation_reads_it(weights: dict, offset: int) -> None:
     decoded = safetensors.numpy.load(b"".join(encode_weights(weights, offset)))
     for name, array in weights.items():
         assert decoded.pop(name).tobytes() == array.tobytes()
     assert all(name.startswith("__padding__") for name in decoded)
+
+
+def test_bfloat16_is_what_others_read_and_write_as_bf16() -> None:
+    bits = np.uint16([0x3F80, 0xC000, 0x7F80])  # 1, -2, infinity
+    content = b"".join(encode_weights({"a": bits.view(BFLOAT16)}, 0))
+    ((name, entry),) = safetensors.deserialize(content)
+    assert (name, entry["dtype"], entry["shape"]) == ("a", "BF16", [3])
+    assert bytes(entry["data"]) == bits.tobytes()
+    values = bits.view(ml_dtypes.bfloat16)
+    assert values.astype(float).tolist() == [1, -2, np.inf]
+    header = {"a": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]}}
+    decoded = decode_weights(memoryview(encoded(header, values.tobytes())))["a"]
+    assert decoded.dtype == BFLOAT16
+    assert decoded.tobytes() == bits.tobytes()
 
 
 def test_what_the_reference_implementation_writes_is_read() -> None:
@@ -87,7 +104,7 @@ def entry(dtype: object = "U8", shape: object = (4,), offsets: object = (0, 4)) 
         (encoded([]), "the header is not an object"),
         (encoded({"a": 1}), "'a': not a tensor entry: 1"),
         (encoded({"a": {**entry(), "more": 1}}, b"abcd"), "'a': not a tensor entry"),
-        (encoded({"a": entry(dtype="BF16")}, b"abcd"), "'a': dtype 'BF16' is not supported"),
+        (encoded({"a": entry(dtype="F8_E5M2")}, b"abcd"), "'a': dtype 'F8_E5M2' is not supported"),
         (encoded({"a": entry(dtype=[])}, b"abcd"), "'a': not a tensor entry"),
         (encoded({"a": entry(shape=[-4])}, b"abcd"), r"'a': \[-4\] is not a shape"),
         (encoded({"a": entry(shape=[True] * 4)}, b"abcd"), "is not a shape"),

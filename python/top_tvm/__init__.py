@@ -49,7 +49,7 @@ __all__ = [
     "load",
 ]
 
-_COMPILER_PACKAGES = frozenset({"onnx", "onnxslim", "torch", "tvm"})
+_COMPILER_PACKAGES = frozenset({"ml_dtypes", "onnx", "onnxslim", "torch", "tvm"})
 
 
 def build(
@@ -84,8 +84,10 @@ def build(
         the model fixes.
     shapes : mapping of str to sequence of int, optional
         Full shapes of inputs with other symbolic dimensions.
-    precision : {"fp32"}
-        Arithmetic of the kernels.
+    precision : {"fp32", "bf16"}
+        ``"bf16"`` stores weights and what kernels hand to each other in bfloat16, multiplies in it
+        and accumulates in float32; it needs oneDNN and a CPU with AVX512-BF16 or AMX. Inputs and
+        outputs stay float32.
     progress : callable, optional
         Called as ``progress(what, done, total)`` while the build advances.
 
@@ -100,6 +102,8 @@ def build(
         If the model cannot be read, has open dimensions, or uses unsupported operators.
     PartitionError
         If an option is not one of those above.
+    DeviceError
+        If this machine cannot compute in the precision.
     DependencyError
         If the compiler's packages are not installed.
     """

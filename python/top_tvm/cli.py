@@ -93,7 +93,10 @@ ShapeOption = Annotated[
 StreamsOption = Annotated[
     int, typer.Option("--streams", min=1, help="Streams: worker threads that execute operators.")
 ]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="Arithmetic: fp32.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option("--precision", help="fp32, or bf16 where the CPU has AVX512-BF16 or AMX."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
 ]

@@ -20,7 +20,8 @@ from top_tvm.strides import rows_of
 PLAN_FORMAT = 2
 ALIGNMENT_BYTES = 64
 
-# Element types that plans and artifacts know, by NumPy name, with their size in bytes.
+# Element types that plans and artifacts know, by NumPy name, with their size in bytes. Arrays of
+# bfloat16, which NumPy lacks, are described in top_tvm/bfloat16.py.
 DTYPE_BYTES = {
     "bool": 1,
     "int8": 1,
@@ -32,6 +33,7 @@ DTYPE_BYTES = {
     "uint32": 4,
     "uint64": 8,
     "float16": 2,
+    "bfloat16": 2,
     "float32": 4,
     "float64": 8,
 }

@@ -98,12 +98,14 @@ def _check_boundary(plan: Plan) -> None:
     for place, tensor in _tensors_at(plan, "inputs", plan.inputs):
         if tensor.space != "input":
             raise PlanError(f"{place}: space is {tensor.space!r}, expected 'input'")
+        _check_numpy(place, tensor)
         if tensor.name != tensor.storage:
             raise PlanError(f"{place}: its storage has another name, {tensor.storage!r}")
         if ("input", tensor.storage) in sizes:
             raise PlanError(f"{place}: input {tensor.storage!r} is listed twice")
         sizes["input", tensor.storage] = tensor.nbytes
-    for _, tensor in _tensors_at(plan, "outputs", plan.outputs):
+    for place, tensor in _tensors_at(plan, "outputs", plan.outputs):
+        _check_numpy(place, tensor)
         if tensor.space == "output":
             memory = (tensor.space, tensor.storage)
             sizes[memory] = max(tensor.nbytes, sizes.get(memory, 0))
@@ -116,6 +118,11 @@ def _check_boundary(plan: Plan) -> None:
                     f"{place}: {tensor.space} {tensor.storage!r} is not in plan.{tensor.space}s"
                 )
             _check_within(place, tensor, size)
+
+
+def _check_numpy(place: str, tensor: Tensor) -> None:
+    if tensor.dtype == "bfloat16":
+        raise PlanError(f"{place}: dtype bfloat16 is for use inside; NumPy has no such type")
 
 
 def _check_call(plan: Plan, index: int, call: Call) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from top_tvm.bfloat16 import dtype_name, numpy_dtype
 from top_tvm.errors import ArtifactError
 from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES
 from top_tvm.strict_json import StrictJSONError, parse
@@ -31,6 +32,7 @@ _CODES = {
     "uint32": "U32",
     "uint64": "U64",
     "float16": "F16",
+    "bfloat16": "BF16",
     "float32": "F32",
     "float64": "F64",
 }
@@ -95,7 +97,8 @@ def encode_weights(arrays: Mapping[str, Array], offset: int) -> Iterator[bytes |
     for name, array in arrays.items():
         if name.startswith("__"):
             raise ArtifactError(f"constant {name!r}: names that start with '__' are reserved")
-        if array.dtype.name not in _CODES:
+        code = _CODES.get(dtype_name(array.dtype))
+        if code is None:
             raise ArtifactError(
                 f"constant {name!r}: dtype {array.dtype} is not supported; known: "
                 + ", ".join(_CODES)
@@ -103,7 +106,7 @@ def encode_weights(arrays: Mapping[str, Array], offset: int) -> Iterator[bytes |
         gap = -end % ALIGNMENT_BYTES
         if gap:
             header[f"{_PADDING}{len(header)}"] = _entry("U8", (gap,), end)
-        header[name] = _entry(_CODES[array.dtype.name], array.shape, end + gap)
+        header[name] = _entry(code, array.shape, end + gap)
         end += gap + array.nbytes
 
     text = json.dumps(header).encode()
@@ -158,7 +161,7 @@ def decode_weights(data: memoryview) -> dict[str, Array]:
         end = stop
         if not name.startswith(_PADDING):
             try:
-                array: Array = np.ndarray(shape, dtype, body, begin)
+                array: Array = np.ndarray(shape, numpy_dtype(dtype), body, begin)
             except (ValueError, OverflowError) as error:  # too many dimensions, or a huge one
                 raise ArtifactError(f"weights: {name!r}: {error}") from error
             arrays[name] = aligned(array)

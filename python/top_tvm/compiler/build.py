@@ -24,6 +24,7 @@ from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
+from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session
 from top_tvm.device import host_name
@@ -96,8 +97,10 @@ def build(
         One plan is made per batch size. By default 1, or what the model fixes.
     shapes : mapping of str to sequence of int, optional
         Full shapes of inputs with symbolic dimensions other than the leading one.
-    precision : {"fp32"}
-        Arithmetic of the kernels.
+    precision : {"fp32", "bf16"}
+        ``"bf16"`` stores weights and what kernels hand to each other in bfloat16, multiplies in it
+        and accumulates in float32; it needs oneDNN and a CPU with AVX512-BF16 or AMX. Inputs and
+        outputs stay float32.
     progress : callable, optional
         Called with (what, done, total) as work goes on.
 
@@ -112,11 +115,18 @@ def build(
         If the model cannot be read or uses something unsupported.
     PartitionError
         If an option is not one of those above.
+    DeviceError
+        If this machine cannot compute in the precision.
     """
     _check_options(target, partitioner, streams, batch_sizes, precision)
     report = progress or ignore_progress
     compilation = compile_model(
-        model, streams=streams, batch_sizes=batch_sizes, shapes=shapes, progress=report
+        model,
+        streams=streams,
+        batch_sizes=batch_sizes,
+        shapes=shapes,
+        precision=precision,
+        progress=report,
     )
     plans: dict[int, Plan] = {}
     profiles: dict[int, tuple[OpProfile, ...]] = {}
@@ -133,7 +143,7 @@ def build(
             OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin)
             for op, cost in zip(variant.extracted.graph.ops, problem.costs, strict=True)
         )
-    metadata = _metadata(compilation.variants[0].name, plans, target)
+    metadata = _metadata(compilation.variants[0].name, plans, target, precision)
     constants = compilation.session.constants
     return Executable(Artifact(metadata, compilation.kernels, constants, plans, profiles))
 
@@ -144,18 +154,20 @@ def compile_model(
     streams: int = 2,
     batch_sizes: Sequence[int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: str = "fp32",
     progress: Progress = ignore_progress,
 ) -> Compilation:
     """Import, optimise and compile the kernels of a model for every batch size.
 
     Parameters are those of :func:`build`; so are the errors.
     """
+    check_precision(precision)
     batches: Sequence[int | None] = list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
     with _TVM_LOCK:
         variants = []
         for index, batch in enumerate(batches):
             progress("optimise the graph", index, len(batches))
-            variants.append(_compile_graph(model, shapes, batch))
+            variants.append(_compile_graph(model, shapes, batch, precision))
         progress("optimise the graph", len(batches), len(batches))
         prim_funcs = {k: f for variant in variants for k, f in variant.extracted.prim_funcs.items()}
         progress("compile kernels", 0, 1)
@@ -200,8 +212,6 @@ def _check_options(
 ) -> None:
     if target != "cpu":
         raise PartitionError(f"target {target!r} is not supported; there is: 'cpu'")
-    if precision != "fp32":
-        raise PartitionError(f"precision {precision!r} is not supported; there is: 'fp32'")
     known = ["auto", *PARTITIONERS]
     if partitioner not in known:
         raise PartitionError(f"no partitioner {partitioner!r}; there are: {', '.join(known)}")
@@ -213,10 +223,11 @@ def _check_options(
 
 
 def _compile_graph(
-    model: Model, shapes: Mapping[str, Sequence[int]] | None, batch: int | None
+    model: Model, shapes: Mapping[str, Sequence[int]] | None, batch: int | None, precision: str
 ) -> Variant:
     imported = import_onnx(model, shapes, batch)
-    module = cpu_pipeline(onednn=onednn_module() is not None)(imported.module)
+    pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
+    module = pipeline(imported.module)
     extracted = extract(module, imported.inputs, imported.outputs)
     if not extracted.graph.ops:
         raise ModelError(f"{imported.name}: nothing to run: every output is an input or constant")
@@ -264,7 +275,7 @@ def measure_plans(
     return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
 
 
-def _metadata(name: str, plans: Mapping[int, Plan], target: str) -> Metadata:
+def _metadata(name: str, plans: Mapping[int, Plan], target: str, precision: str) -> Metadata:
     smallest = plans[min(plans)]
 
     def specs(indices: Sequence[int]) -> tuple[TensorSpec, ...]:
@@ -275,7 +286,7 @@ def _metadata(name: str, plans: Mapping[int, Plan], target: str) -> Metadata:
     return Metadata(
         name=name,
         target=target,
-        cpu_features=used_features(),
+        cpu_features=used_features(precision),
         libraries={"onednn": onednn_version()} if "onednn" in used else {},
         creator=f"top_tvm {__version__}",
         inputs=specs(smallest.inputs),

@@ -18,6 +18,7 @@ from tvm import relax, tirx
 from tvm.ir import GenericConst
 from tvm.s_tir import SBlockRealize
 
+from top_tvm.bfloat16 import BFLOAT16, numpy_dtype
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
 from top_tvm.compiler.place_concats import place_concats
 from top_tvm.compiler.restride import with_strides
@@ -211,13 +212,13 @@ class _Extractor:
 
     def _constant(self, expr: GenericConst) -> int:
         if expr not in self.env:
-            array = expr.value.numpy()
+            array, dtype = expr.value.numpy(), str(expr.ty.dtype)
             digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()[
                 :24
             ]
-            key = f"c{digest}_{array.dtype}_{'x'.join(map(str, array.shape))}"
+            key = f"c{digest}_{dtype}_{'x'.join(map(str, array.shape))}"
             if key not in self.constants:  # models repeat values, zero biases for one
-                self.constants[key] = array
+                self.constants[key] = array.view(BFLOAT16) if dtype == "bfloat16" else array
                 self.constant_values[key] = self._new_value(key, expr.ty, "constant", key)
             self.env[expr] = self.constant_values[key]
         return int(self.env[expr])
@@ -225,7 +226,7 @@ class _Extractor:
     def _new_value(self, name: str, type_: Any, kind: Any, key: str) -> int:
         shape = tuple(int(extent) for extent in type_.shape)
         dtype = str(type_.dtype)
-        nbytes = prod(shape) * (1 if dtype == "bool" else np.dtype(dtype).itemsize)
+        nbytes = prod(shape) * numpy_dtype(dtype).itemsize
         self.storages.append(Storage(kind, key, nbytes))
         self.values.append(Value(name, dtype, shape, len(self.storages) - 1))
         return len(self.values) - 1

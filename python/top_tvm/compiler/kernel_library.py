@@ -12,6 +12,7 @@ import tvm
 from tvm import tirx
 from tvm.target import codegen
 
+from top_tvm.compiler.precision import BF16_FEATURES
 from top_tvm.device import host_features
 from top_tvm.errors import ModelError
 
@@ -31,9 +32,10 @@ _INSTRUCTION_SETS = {
 }
 
 
-def used_features() -> tuple[str, ...]:
+def used_features(precision: str = "fp32") -> tuple[str, ...]:
     """CPU features that kernels compiled for this host may use."""
-    return tuple(sorted(host_features() & _INSTRUCTION_SETS))
+    known = _INSTRUCTION_SETS | (BF16_FEATURES if precision == "bf16" else set())
+    return tuple(sorted(host_features() & known))
 
 
 def host_target() -> tvm.target.Target:

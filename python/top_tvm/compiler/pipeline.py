@@ -5,10 +5,12 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from top_tvm.compiler.transform.convert_precision import ConvertPrecision
 from top_tvm.compiler.transform.convert_to_nhwc import ConvertToNHWC
 from top_tvm.compiler.transform.decompose_batch_norm import DecomposeBatchNorm
 from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
 from top_tvm.compiler.transform.dispatch_views import DispatchViews
+from top_tvm.compiler.transform.expand_bfloat16 import ExpandBFloat16
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
@@ -19,13 +21,15 @@ from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 
-def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
+def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass:
     """Passes from an imported module to fused, scheduled kernels.
 
     Parameters
     ----------
     onednn : bool
         Whether oneDNN executes what it has primitives for; otherwise TVM generates all kernels.
+    precision : {"fp32", "bf16"}
+        What kernels hand to each other; see :mod:`~top_tvm.compiler.transform.convert_precision`.
     """
     normalise = [
         RestoreClip,
@@ -45,8 +49,10 @@ def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
+        *([ConvertPrecision] if precision == "bf16" else []),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         ScheduleCPU,
+        *([ExpandBFloat16] if precision == "bf16" else []),
     ]
     return tvm.transform.Sequential([*normalise, *dispatch, *generate], name="top_tvm.cpu")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from top_tvm import _native
+from top_tvm.bfloat16 import raw
 from top_tvm.plan import Plan
 from top_tvm.runtime.native import onednn_module
 from top_tvm.weights import aligned
@@ -32,5 +33,5 @@ class Session:
     def executor(self, plan: Plan) -> Any:
         """Executor of a plan (``run``, ``time``, ``timeline``)."""
         used = {tensor.storage for tensor in plan.tensors if tensor.space == "constant"}
-        constants = {key: self.constants[key] for key in used}
+        constants = {key: raw(self.constants[key]) for key in used}
         return _native.Executor(plan, constants, self.library, onednn_module())

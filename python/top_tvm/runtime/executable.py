@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from top_tvm import _native, artifact
 from top_tvm.artifact import Artifact, TensorSpec
+from top_tvm.bfloat16 import raw
 from top_tvm.errors import DeviceError, InputError, PlanError
 from top_tvm.plan import Plan, Tensor
 from top_tvm.runtime.native import onednn_module
@@ -48,7 +49,7 @@ class Executable:
         module = onednn_module() if needs_onednn else None
         try:
             library = _native.KernelLibrary(artifact.kernels) if artifact.kernels else None
-            constants = {key: _ready(array) for key, array in artifact.constants.items()}
+            constants = {key: _ready(raw(array)) for key, array in artifact.constants.items()}
             self._executors = {
                 batch: _native.Executor(plan, constants, library, module)
                 for batch, plan in sorted(artifact.plans.items())

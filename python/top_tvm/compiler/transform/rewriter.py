@@ -7,6 +7,7 @@ how often is a result used), so they share this walk instead.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,31 @@ def is_call(expr: Expr, name: str) -> bool:
     )
 
 
+def substitute(
+    expr: Expr, env: Mapping[Any, Expr], functions: Mapping[str, tvm.ir.GlobalVar] | None = None
+) -> Expr:
+    """Replace variables, and global functions by their name, inside an expression."""
+
+    def new(part: Expr) -> Expr:
+        return substitute(part, env, functions)
+
+    if isinstance(expr, relax.Var):
+        return env.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([new(field) for field in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        fields = new(expr.tuple_value)
+        if isinstance(fields, relax.Tuple):
+            return fields.fields[expr.index]
+        return relax.TupleGetItem(fields, expr.index)
+    if isinstance(expr, relax.Call):
+        arguments = [new(argument) for argument in expr.args]
+        return relax.Call(new(expr.op), arguments, expr.attrs, expr.ty_args)
+    if isinstance(expr, tvm.ir.GlobalVar):
+        return (functions or {}).get(expr.name_hint, expr)
+    return expr
+
+
 class Rewriter:
     """Base of passes that replace calls; subclasses override :meth:`rewrite`."""
 
@@ -96,21 +122,7 @@ class Rewriter:
 
     def replace(self, expr: Expr) -> Expr:
         """Map variables of the old function inside an expression to the new ones."""
-        if isinstance(expr, relax.Var):
-            return self.env.get(expr, expr)
-        if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.replace(field) for field in expr.fields])
-        if isinstance(expr, relax.TupleGetItem):
-            fields = self.replace(expr.tuple_value)
-            if isinstance(fields, relax.Tuple):
-                return fields.fields[expr.index]
-            return relax.TupleGetItem(fields, expr.index)
-        if isinstance(expr, relax.Call):
-            arguments = [self.replace(argument) for argument in expr.args]
-            return relax.Call(self.replace(expr.op), arguments, expr.attrs, expr.ty_args)
-        if isinstance(expr, tvm.ir.GlobalVar):
-            return self.functions.get(expr.name_hint, expr)
-        return expr
+        return substitute(expr, self.env, self.functions)
 
     def __call__(self, module: tvm.IRModule) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
