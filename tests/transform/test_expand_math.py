@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from kernels import assembly, call, kernel
 from tvm import relax
 
+from kernels import assembly, call, kernel
 from top_tvm.compiler.transform.expand_math import expand_math
 
 RELATIVE_ERROR = 1e-6

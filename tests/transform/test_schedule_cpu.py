@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from kernels import assembly, call, kernel
 from tvm import relax
 
+from kernels import assembly, call, kernel
 from top_tvm.compiler.extract import _is_parallel
 
 RNG = np.random.default_rng(5)
