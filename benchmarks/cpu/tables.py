@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,14 +91,17 @@ def build_table(title: str, records: Sequence[Record]) -> str:
 
 
 def kernels_table(title: str, records: Sequence[Record]) -> str:
-    """Share of TVM's kernels, and which of them take more than 5 % together per origin."""
+    """Share of TVM's kernels in a run, and of which operators they are."""
     rows = []
     for record in records:
-        heavy = [op for op in record["ops"] if op["library"] == "tvm" and op["share"] > 0.05]
-        heavy.sort(key=lambda op: -op["share"])
-        named = ", ".join(f"{op['what'] or op['op']} {100 * op['share']:.0f} %" for op in heavy)
-        rows.append([record["model"], f"{100 * record['tvm_share']:.1f} %", named or "none"])
-    columns = ["model", "share of TVM's kernels", "of them above 5 %"]
+        shares: Counter[str] = Counter()
+        for op in record["ops"]:
+            if op["library"] == "tvm":
+                shares[op["what"] or op["op"]] += op["share"]
+        heavy = [f"{what} {100 * share:.0f} %" for what, share in shares.most_common()]
+        named = ", ".join(heavy[:5]) or "none"
+        rows.append([record["model"], f"{100 * record['tvm_share']:.1f} %", named])
+    columns = ["model", "share of TVM's kernels", "the first of them"]
     return markdown(f"{title}: kernels of the sequential plan", columns, rows)
 
 
