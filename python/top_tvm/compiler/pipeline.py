@@ -18,6 +18,7 @@ from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
+from top_tvm.compiler.transform.sink_reshapes import SinkReshapes
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 
@@ -37,6 +38,7 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
         RemoveDropout,
         StackSumToAdd,
         FoldConstants,
+        SinkReshapes,
         DecomposeBatchNorm,
         FoldConstants,
         FoldScaleShift,
