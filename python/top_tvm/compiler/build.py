@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,12 @@ from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
-from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
+from top_tvm.compiler.kernel_library import (
+    MCPU_VARIABLE,
+    compile_kernels,
+    host_target,
+    used_features,
+)
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
@@ -161,11 +167,17 @@ def compile_model(
         progress("compile kernels", 0, 1)
         kernels = compile_kernels(prim_funcs, host_target())
         progress("compile kernels", 1, 1)
-        cache = MeasurementCache(host_name())
+        cache = MeasurementCache(_device_name())
         device = calibrate(streams, cache)
     constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
     session = Session.open(kernels, constants)
     return Compilation(tuple(variants), kernels, session, device, cache)
+
+
+def _device_name() -> str:
+    """Name under which times are kept: kernels for another CPU take other times."""
+    wanted = os.environ.get(MCPU_VARIABLE, "")
+    return f"{host_name()}-{wanted}" if wanted else host_name()
 
 
 def measure_ops(
@@ -275,7 +287,7 @@ def _metadata(name: str, plans: Mapping[int, Plan], target: str) -> Metadata:
     return Metadata(
         name=name,
         target=target,
-        cpu_features=used_features(),
+        cpu_features=used_features(host_target()),
         libraries={"onednn": onednn_version()} if "onednn" in used else {},
         creator=f"top_tvm {__version__}",
         inputs=specs(smallest.inputs),

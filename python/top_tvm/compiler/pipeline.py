@@ -15,6 +15,7 @@ from top_tvm.compiler.transform.dispatch_library import (
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lower_concat import LowerConcat
+from top_tvm.compiler.transform.pack_weights import PackWeights
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
@@ -36,6 +37,7 @@ def cpu_pipeline(*, onednn: bool) -> tvm.transform.Pass:
         FoldConstants,
         FoldScaleShift,
         ConvertToNHWC,
+        *([] if onednn else [PackWeights]),
         FoldConstants,
         LowerConcat,
     ]

@@ -13,7 +13,7 @@ from top_tvm import _native, artifact
 from top_tvm.artifact import Artifact, TensorSpec
 from top_tvm.errors import DeviceError, InputError, PlanError
 from top_tvm.plan import Plan, Tensor
-from top_tvm.runtime.native import onednn_module
+from top_tvm.runtime.native import ONEDNN_SWITCH, onednn_module
 from top_tvm.runtime.plan_view import PlanView, view_plan
 
 Array = npt.NDArray[Any]
@@ -46,6 +46,11 @@ class Executable:
             for kernel in plan.kernels
         )
         module = onednn_module() if needs_onednn else None
+        if needs_onednn and module is None:
+            raise DeviceError(
+                "the model was compiled for oneDNN, which is missing or switched off by "
+                f"{ONEDNN_SWITCH}=0: install onednn-cpu-gomp, or build the model on this machine"
+            )
         try:
             library = _native.KernelLibrary(artifact.kernels) if artifact.kernels else None
             constants = {key: _ready(array) for key, array in artifact.constants.items()}
