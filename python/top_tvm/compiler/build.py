@@ -28,6 +28,7 @@ from top_tvm.compiler.kernel_library import (
     host_target,
     used_features,
 )
+from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
@@ -36,6 +37,7 @@ from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
 from top_tvm.random_inputs import random_inputs
+from top_tvm.roofline import Roofline
 from top_tvm.runtime.executable import Executable
 from top_tvm.runtime.native import onednn_module, onednn_version
 
@@ -139,7 +141,8 @@ def build(
             OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin)
             for op, cost in zip(variant.extracted.graph.ops, problem.costs, strict=True)
         )
-    metadata = _metadata(compilation.variants[0].name, plans, target)
+    roofline = measure_roofline(streams, compilation.cache)
+    metadata = _metadata(compilation.variants[0].name, plans, target, roofline)
     constants = compilation.session.constants
     return Executable(Artifact(metadata, compilation.kernels, constants, plans, profiles))
 
@@ -276,7 +279,7 @@ def measure_plans(
     return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
 
 
-def _metadata(name: str, plans: Mapping[int, Plan], target: str) -> Metadata:
+def _metadata(name: str, plans: Mapping[int, Plan], target: str, roofline: Roofline) -> Metadata:
     smallest = plans[min(plans)]
 
     def specs(indices: Sequence[int]) -> tuple[TensorSpec, ...]:
@@ -292,4 +295,5 @@ def _metadata(name: str, plans: Mapping[int, Plan], target: str) -> Metadata:
         creator=f"top_tvm {__version__}",
         inputs=specs(smallest.inputs),
         outputs=specs(smallest.outputs),
+        roofline=roofline,
     )

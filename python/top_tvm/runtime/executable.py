@@ -167,7 +167,8 @@ class Executable:
         if batch not in self._executors:
             sizes = ", ".join(map(str, self.batch_sizes))
             raise InputError(f"there is no plan for batch size {batch}; built for {sizes}")
-        return view_plan(self._artifact.plans[batch], self._artifact.profiles.get(batch, ()))
+        profiles = self._artifact.profiles.get(batch, ())
+        return view_plan(self._artifact.plans[batch], profiles, self._artifact.metadata.roofline)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the artifact to a file that :func:`top_tvm.load` reads."""
