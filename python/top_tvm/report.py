@@ -48,8 +48,8 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         smallest batch size, and ``operators`` has their kernels, times and speeds; ``roofline``
         holds the limits of the device that their per cent refer to. A variant is a way to run: with
         ``lanes`` tasks at a time, cut into ``segments`` pieces, ``batch`` inputs each; it takes
-        ``period_us`` and gives ``capacity_per_s`` inferences per second. ``memory_bytes`` is what stays
-        allocated while every plan is loaded: weights, kernels and one arena per plan.
+        ``period_us`` and gives ``capacity_per_s`` inferences per second. ``memory_bytes`` is what
+        stays allocated while every plan is loaded: weights, kernels and one arena per plan.
     """
     plans = [describe_plan(plan) for _, plan in sorted(artifact.plans.items())]
     variants = [_variant(plan) for plan in plans]
