@@ -10,7 +10,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from top_tvm.compiler.transform.convert_to_nhwc import BINARY, UNARY
+from top_tvm.compiler.transform.layout_rules import BROADCASTING
 from top_tvm.compiler.transform.rewriter import (
     Expr,
     Rewriter,
@@ -36,7 +36,7 @@ class _SinkReshapes(Rewriter):
         arguments = None
         if name == "relax.matmul":
             arguments = self._of_product(call)
-        elif name in UNARY | BINARY:
+        elif name in BROADCASTING:
             arguments = self._of_elementwise(call)
         if arguments is None:
             return call
