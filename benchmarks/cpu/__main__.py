@@ -27,7 +27,7 @@ from typing import Any
 
 import tables
 from case import MODELS, TOLERANCE, Case
-from kernels import measure_ops, measure_peaks
+from kernels import measure_ops
 from latency import measure_error, measure_latency
 from resources import measure_build, measure_memory
 from throughput import measure_throughput
@@ -58,17 +58,22 @@ def main() -> int:
     with progress_bars() as progress:
         for precision, batch in itertools.product(options.precision, options.batch):
             records += measure_group(options, batch, precision, progress)
+            write_report(options.json, context, records)
     if "build" in options.only:
         seconds = measure_build(options.build_model, options.threads)
         records.append({"section": "build", "model": options.build_model, "seconds": seconds})
         print(tables.build_table("fp32", records[-1:]), flush=True)
-    if options.json:
-        report = {"context": context, "records": records}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(options.json, context, records)
     failures = [line for record in records for line in find_failures(record)]
     for line in failures:
         print(line, file=sys.stderr)
     return 1 if failures else 0
+
+
+def write_report(path: Path | None, context: object, records: object) -> None:
+    if path is not None:
+        report = {"context": context, "records": records}
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def parse_options() -> argparse.Namespace:
@@ -143,7 +148,6 @@ def measure_group(
     wanted = [name for name in SECTIONS if name in options.only and name != "build"]
     if batch != options.batch[0] and "memory" in wanted:
         wanted.remove("memory")  # once is enough
-    peaks = measure_peaks(options.threads, precision) if "ops" in wanted else (0.0, 0.0)
     records = []
     for model in options.models:
         case = Case(model, batch, precision, options.threads, progress)
@@ -153,7 +157,7 @@ def measure_group(
             print(f"{time.strftime('%H:%M:%S')} {title}, {model}: {section}", file=sys.stderr)
             record = {"section": section, "model": model, "batch": batch, "precision": precision}
             try:
-                record |= measure(section, case, rounds, peaks)
+                record |= measure(section, case, rounds)
             except TopTVMError as error:  # not every CPU has every precision
                 record |= {"section": "failure", "message": f"{section} not measured: {error}"}
             records.append(record)
@@ -162,19 +166,18 @@ def measure_group(
             print(TABLES[section](title, chosen), flush=True)
     for record in records:
         if record["section"] == "ops" and record["model"] in options.ops:
-            roof = f"{peaks[0] / 1e9:.0f} GFLOP/s and {peaks[1] / 1e9:.0f} GB/s"
-            print(tables.ops_table(f"{title}, {record['model']}: ops, roof {roof}", record["ops"]))
+            print(tables.ops_table(f"{title}, {record['model']}: ops", record["ops"]))
     return records
 
 
-def measure(section: str, case: Case, rounds: int, peaks: tuple[float, float]) -> dict[str, Any]:
+def measure(section: str, case: Case, rounds: int) -> dict[str, Any]:
     if section == "latency":
         return measure_latency(case, rounds)
     if section == "error":
         return measure_error(case, rounds)
     if section == "throughput":
         return measure_throughput(case, rounds)
-    return measure_ops(case, peaks) if section == "ops" else measure_memory(case)
+    return measure_ops(case) if section == "ops" else measure_memory(case)
 
 
 def find_failures(record: dict[str, Any]) -> list[str]:

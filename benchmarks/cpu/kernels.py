@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from top_tvm.runtime.executable import Executable
 Array = npt.NDArray[Any]
 
 REPEATS = 50
-_MATRIX = 1536
-_COPIES, _COPY_BYTES = 50, 2 << 20
 
 
 def multi_group_share(executable: Executable, batch: int, inputs: Mapping[str, Array]) -> float:
@@ -36,8 +32,11 @@ def multi_group_share(executable: Executable, batch: int, inputs: Mapping[str, A
     return several / sum(length_us.values())
 
 
-def measure_ops(case: Case, peaks: tuple[float, float]) -> dict[str, Any]:
-    """Every op of the sequential plan; `peaks` are FLOP/s and bytes/s of all cores."""
+def measure_ops(case: Case) -> dict[str, Any]:
+    """Every op of the sequential plan against the roofline that the build measured.
+
+    In bfloat16 its arithmetic counts twice: one instruction multiplies two numbers for float32's one.
+    """
     artifact = case.sequential.artifact
     plan, profiles = artifact.plans[case.batch], artifact.profiles[case.batch]
     by_name = {profile.name: profile for profile in profiles}
@@ -48,8 +47,10 @@ def measure_ops(case: Case, peaks: tuple[float, float]) -> dict[str, Any]:
     ops = []
     for call, duration in zip(plan.calls, durations_us.tolist(), strict=True):
         profile = by_name[call.op]
-        share_of_cores = call.threads / plan.streams
-        bound_s = max(profile.flops / peaks[0], profile.nbytes / peaks[1]) / share_of_cores
+        flops = profile.flops // (2 if case.precision == "bf16" else 1)
+        percent = artifact.metadata.roofline.percent(
+            flops, profile.nbytes, duration, gang=call.threads > 1
+        )
         ops.append(
             {
                 "op": call.op,
@@ -59,41 +60,9 @@ def measure_ops(case: Case, peaks: tuple[float, float]) -> dict[str, Any]:
                 "time_us": duration,
                 "gflop_per_s": profile.flops / duration / 1e3,
                 "gb_per_s": profile.nbytes / duration / 1e3,
-                "roofline": bound_s * 1e6 / duration,
+                "roofline_percent": percent or 0.0,
                 "share": duration / total_us,
             }
         )
     tvm_share = sum(op["share"] for op in ops if op["library"] == "tvm")
     return {"ops": ops, "tvm_share": tvm_share}
-
-
-def measure_peaks(threads: int, precision: str) -> tuple[float, float]:
-    """FLOP/s and bytes/s that all cores reach together, the best of several trials.
-
-    FLOP/s are those of NumPy's matrix product on its own threads, twice that for bfloat16, whose
-    instructions multiply two numbers where float32's multiply one. Bytes/s are those of copies
-    within the last cache, where activations of small networks are.
-    """
-    generator = np.random.default_rng(0)
-    a, b, c = generator.standard_normal((3, _MATRIX, _MATRIX), np.float32)
-    copies = [np.zeros((2, _COPY_BYTES), np.uint8) for _ in range(threads)]
-
-    def copy(pair: Array) -> None:
-        for _ in range(_COPIES):
-            np.copyto(pair[0], pair[1])
-
-    with ThreadPoolExecutor(threads) as pool:
-        copy_s = _least_s(lambda: list(pool.map(copy, copies)))
-    flops = 2 * _MATRIX**3 / _least_s(lambda: np.matmul(a, b, out=c))
-    # A copy reads and writes.
-    bytes_per_s = threads * _COPIES * 2 * _COPY_BYTES / copy_s
-    return flops * (2 if precision == "bf16" else 1), bytes_per_s
-
-
-def _least_s(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)

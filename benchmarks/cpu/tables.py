@@ -114,7 +114,7 @@ def ops_table(title: str, ops: Sequence[Record]) -> str:
             f"{op['time_us']:.1f}",
             f"{op['gflop_per_s']:.1f}",
             f"{op['gb_per_s']:.1f}",
-            f"{100 * op['roofline']:.0f} %",
+            f"{op['roofline_percent']:.0f} %",
             f"{100 * op['share']:.1f} %",
         ]
         for op in sorted(ops, key=lambda op: -op["share"])
