@@ -35,7 +35,7 @@ def multi_group_share(executable: Executable, batch: int, inputs: Mapping[str, A
 def measure_ops(case: Case) -> dict[str, Any]:
     """Every op of the sequential plan against the roofline that the build measured.
 
-    In bfloat16 its arithmetic counts twice: one instruction multiplies two numbers for float32's one.
+    A bfloat16 instruction multiplies two numbers where one of float32 multiplies one.
     """
     artifact = case.sequential.artifact
     plan, profiles = artifact.plans[case.batch], artifact.profiles[case.batch]
