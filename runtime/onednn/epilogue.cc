@@ -37,17 +37,12 @@ bool is_residual(const PostOp& operation) { return operation.name == kResidual; 
 }  // namespace
 
 Epilogue::Epilogue(const Spec& spec) : bias(spec.flag("bias", 0) != 0) {
-  for (bool found = true; found;) {
-    found = false;
+  for (;;) {
     const std::string prefix = "post" + std::to_string(operations.size()) + ".";
-    for (int i = 0; i < spec.num_attributes() && !found; ++i) {
-      const TopAttribute& attribute = spec.attribute(i);
-      const std::string name = attribute.name;
-      if (name.compare(0, prefix.size(), prefix) != 0) continue;
-      operations.push_back({name.substr(prefix.size()),
-                            {attribute.values, attribute.values + attribute.num_values}});
-      found = true;
-    }
+    const TopAttribute* attribute = spec.find_prefix(prefix);
+    if (attribute == nullptr) break;
+    operations.push_back({std::string(attribute->name).substr(prefix.size()),
+                          {attribute->values, attribute->values + attribute->num_values}});
   }
   Spec::require(std::count_if(operations.begin(), operations.end(), is_residual) <= 1,
                 "there can be one residual only");

@@ -80,8 +80,10 @@ void* create_kernel(const TopKernelSpec* raw) {
         {"max_pool2d", make_max_pool2d}, {"softmax", make_softmax}};
     const Spec spec(*raw);
     const auto found = makers.find(raw->symbol);
-    if (found != makers.end()) return found->second(spec).release();
-    throw std::invalid_argument("there is no such kernel");
+    if (found == makers.end()) throw std::invalid_argument("there is no such kernel");
+    std::unique_ptr<Kernel> kernel = found->second(spec);
+    spec.expect_no_more_attributes();
+    return kernel.release();
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 namespace top::onednn {
@@ -12,12 +13,29 @@ void Spec::require(bool condition, const std::string& expectation) {
   if (!condition) throw std::invalid_argument(expectation);
 }
 
+const TopAttribute* Spec::know(int index) const {
+  known_[index] = true;
+  return &spec_.attributes[index];
+}
+
 const TopAttribute* Spec::find(const std::string& name) const {
-  const auto* end = spec_.attributes + spec_.num_attributes;
-  const auto* found = std::find_if(spec_.attributes, end, [&name](const TopAttribute& attribute) {
-    return name == attribute.name;
-  });
-  return found == end ? nullptr : found;
+  for (int i = 0; i < spec_.num_attributes; ++i) {
+    if (name == spec_.attributes[i].name) return know(i);
+  }
+  return nullptr;
+}
+
+const TopAttribute* Spec::find_prefix(const std::string& prefix) const {
+  for (int i = 0; i < spec_.num_attributes; ++i) {
+    if (std::strncmp(spec_.attributes[i].name, prefix.c_str(), prefix.size()) == 0) return know(i);
+  }
+  return nullptr;
+}
+
+void Spec::expect_no_more_attributes() const {
+  for (int i = 0; i < spec_.num_attributes; ++i) {
+    require(known_[i], std::string("attribute '") + spec_.attributes[i].name + "' is not known");
+  }
 }
 
 std::vector<int64_t> Spec::integers(const std::string& name, int count) const {

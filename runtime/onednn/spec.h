@@ -13,12 +13,14 @@ namespace top::onednn {
 // Read access to a TopKernelSpec. Every method throws std::invalid_argument on bad input.
 class Spec {
  public:
-  explicit Spec(const TopKernelSpec& spec) : spec_(spec) {}
+  explicit Spec(const TopKernelSpec& spec) : spec_(spec), known_(spec.num_attributes, false) {}
 
   int threads() const { return spec_.threads; }
+  // The first attribute whose name begins with `prefix`, or null.
+  const TopAttribute* find_prefix(const std::string& prefix) const;
   const TopAttribute* find(const std::string& name) const;
-  int num_attributes() const { return spec_.num_attributes; }
-  const TopAttribute& attribute(int index) const { return spec_.attributes[index]; }
+  // Refuses attributes that nobody has asked for: whoever wrote them means something by them.
+  void expect_no_more_attributes() const;
   // The attribute with exactly `count` integers.
   std::vector<int64_t> integers(const std::string& name, int count) const;
   // An attribute of one integer; `fallback` when it is absent.
@@ -39,7 +41,10 @@ class Spec {
   static void require(bool condition, const std::string& expectation);
 
  private:
+  const TopAttribute* know(int index) const;
+
   const TopKernelSpec& spec_;
+  mutable std::vector<bool> known_;  // attributes that were asked for
 };
 
 dnnl::memory::desc row_major(const dnnl::memory::dims& shape, dnnl::memory::data_type type);

@@ -695,6 +695,7 @@ void bad_specs_are_refused(const TopLibraryKernels& library) {
   expect("do not fit the groups", [](Op& op) { op.attributes["groups"] = {5}; });
   expect("weight must be a constant", [](Op& op) { op.operands[1].constant = false; });
   expect("'strides' must have integers", [](Op& op) { op.attributes["strides"] = {1, 1.5}; });
+  expect("'relu' is not known", [](Op& op) { op.attributes["relu"] = {1}; });
   expect("no operation 'square'", [](Op& op) { op.attributes["post0.square"] = {}; });
   expect("'clip' must have 2", [](Op& op) { op.attributes["post0.clip"] = {1}; });
   expect("Cannot create op 'op'", [](Op& op) { op.out_shape[1] += 1; });

@@ -51,8 +51,9 @@ def match_pool2d(graph: Dataflow, var: relax.Var) -> Match | None:
             "strides": strides,
             "padding": padding,
             "dilation": dilation,
-            "include_padding": [int(include_padding)],
         }
+        if symbol == "avg_pool2d":
+            attributes["include_padding"] = [int(include_padding)]
         return _pool(graph, var, symbol, attributes)
     return None
 
