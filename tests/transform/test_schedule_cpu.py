@@ -164,3 +164,11 @@ def test_padded_rows_do_not_read_behind_the_last_one():
     np.testing.assert_array_equal(call(function, surrounded[1:4]), x.max(-1))
     total = kernel((3, 35), lambda emit, v: emit(op.sum(v, [-1])))
     np.testing.assert_allclose(call(total, surrounded[1:4]), x.sum(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_expensive_value_with_two_readers_stays_a_vector():
+    def body(emit, x):
+        y = emit(op.exp(x))
+        return emit(op.multiply(emit(op.add(y, relax.const(np.float32(1)))), y))
+
+    check((4, 5, 32), body, lambda x: (np.exp(x) + 1) * np.exp(x))

@@ -192,9 +192,9 @@ def _common_rows(schedule: Schedule, nests: Sequence[_Nest | None]) -> int:
         if set(kinds) != {"S"} or len(set(extents)) != 1:
             break
         count += 1
-    # Channels-last windows and means: the innermost axis has to stay the vector of each row.
-    across = any("R" in nest.kinds and not _reduces_rows(schedule, nest) for nest in known)
-    return min(count, len(known[-1].loops) - across)
+    # The innermost axis stays the vector of each row, unless all that a row does is reduce it.
+    reducing = [_reduces_rows(schedule, nest) for nest in known if "R" in nest.kinds]
+    return min(count, len(known[-1].loops) - (not reducing or not all(reducing)))
 
 
 def _schedule_rows(schedule: Schedule, nests: Sequence[_Nest | None], rows: int) -> None:
