@@ -13,6 +13,7 @@ from typing import Any
 
 import tvm
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 from tvm.s_tir import Schedule
 from tvm.target import codegen
 
@@ -74,13 +75,22 @@ def choose_tile(rows: int, columns: int, registers: Registers) -> Tile | None:
 def is_contraction(schedule: Schedule, block: Any) -> bool:
     """Whether a block sums products of data and weights that are contiguous in its columns."""
     statement = schedule.get(block)
+    weights = contracted_weights(statement)
+    spatial = [v.var for v in statement.iter_vars if v.iter_type != tirx.IterVar.CommReduce]
+    if weights is None or not spatial or len(spatial) == len(statement.iter_vars):
+        return False
+    return bool(weights.indices[-1].same_as(spatial[-1]))
+
+
+def contracted_weights(statement: Any) -> Any | None:
+    """Load of the second factor where a block sums products of two tensors, or None."""
     value = getattr(statement.body, "value", None)
     if not isinstance(value, tirx.Add) or not isinstance(value.b, tirx.Mul):
-        return False
-    spatial = [v.var for v in statement.iter_vars if v.iter_type != tirx.IterVar.CommReduce]
-    if len(spatial) == len(statement.iter_vars) or len(statement.reads) != 2:
-        return False
-    return bool(statement.reads[1].region[-1].min.same_as(spatial[-1]))
+        return None
+    data, weights = value.b.a, value.b.b
+    if not isinstance(data, TensorLoad) or not isinstance(weights, TensorLoad):
+        return None
+    return None if data.source.same_as(weights.source) or len(statement.reads) != 2 else weights
 
 
 def schedule_contraction(

@@ -25,6 +25,7 @@ from tvm.s_tir.schedule import ScheduleError
 
 from top_tvm.compiler.kernel_library import host_target
 from top_tvm.compiler.transform.expand_math import expand_math, is_transcendental
+from top_tvm.compiler.transform.pad_reductions import pad_reductions
 from top_tvm.compiler.transform.rewriter import is_call
 from top_tvm.compiler.transform.schedule_contraction import (
     Registers,
@@ -52,7 +53,8 @@ def schedule_prim_func(
     """
     if function.attrs and function.attrs.get(_SCHEDULED):
         return function
-    schedule = Schedule(tvm.IRModule({"main": function}))
+    padded = pad_reductions(function, VECTOR_LANES[0])
+    schedule = Schedule(tvm.IRModule({"main": padded}))
     blocks = normalize_prim_func(schedule)
     if blocks is None:
         return function
@@ -190,9 +192,9 @@ def _common_rows(schedule: Schedule, nests: Sequence[_Nest | None]) -> int:
         if set(kinds) != {"S"} or len(set(extents)) != 1:
             break
         count += 1
-    # Channels-last windows and means: the innermost axis has to stay the vector of each row.
-    across = any("R" in nest.kinds and not _reduces_rows(schedule, nest) for nest in known)
-    return min(count, len(known[-1].loops) - across)
+    # The innermost axis stays the vector of each row, unless all that a row does is reduce it.
+    reducing = [_reduces_rows(schedule, nest) for nest in known if "R" in nest.kinds]
+    return min(count, len(known[-1].loops) - (not reducing or not all(reducing)))
 
 
 def _schedule_rows(schedule: Schedule, nests: Sequence[_Nest | None], rows: int) -> None:
@@ -215,7 +217,8 @@ def _split_reduction(schedule: Schedule, nest: _Nest) -> list[Any]:
     """Blocks of a reduction: into a vector accumulator, where that is possible, and of that."""
     if nest.kinds[-1] != "R" or nest.kinds.count("R") != 1 or not _lanes(nest.extents[-1]):
         return [nest.block]
-    _, lane = schedule.split(nest.loops[-1], [None, _lanes(nest.extents[-1])])
+    chunk, lane = schedule.split(nest.loops[-1], [None, _lanes(nest.extents[-1])])
+    schedule.annotate(chunk, "pragma_loop_partition_hint", True)  # see pad_reductions
     try:
         partial = schedule.rfactor(lane, len(nest.where("S")))
     except ScheduleError:  # a reduction that TVM cannot take apart
