@@ -1,9 +1,10 @@
-# make demo | test | lint | bench | clean. Each sets up .venv by itself; nothing is installed elsewhere.
+# make demo | test | lint | bench-cpu | clean. Each sets up .venv by itself; nothing is installed elsewhere.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
 #
 #   make test PYTHON=python3.12            another interpreter, for a new .venv
 #   make test SANITIZERS=                  C++ tests without the sanitizer builds
 #   make test PYTEST_ARGS="-k cli -x"      only some of the Python tests
+#   make bench-cpu BENCH_ARGS=--quick      minutes instead of half an hour; --help for more
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,6 +12,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc)
 SANITIZERS ?= address thread
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 EXTRAS := compile,test,bench,lint,dev
 # Without importing tvm_ffi, which imports torch.
 FIND_TVM_FFI = 'import importlib.util as u; print(u.find_spec("tvm_ffi").submodule_search_locations[0])'
@@ -26,7 +28,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test pytest ctest lint format bench setup clean
+.PHONY: demo test pytest ctest lint format bench-cpu setup clean
 .DEFAULT_GOAL := test
 
 # Two makes in a row, because installing also builds the native module: the second sees that.
@@ -49,8 +51,8 @@ $(VENV)/.native: $(NATIVE_INPUTS) | $(VENV)/.installed
 demo: setup
 	$(BIN)/python benchmarks/demo.py
 
-bench: setup
-	$(BIN)/python benchmarks/light_models.py
+bench-cpu: setup
+	$(BIN)/python benchmarks/cpu $(BENCH_ARGS)
 
 test: setup ctest pytest
 

@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <climits>
 #include <stdexcept>
 #include <string>
 
@@ -93,24 +94,27 @@ void WorkerPool::grow(int workers) {
   const int num_cores = static_cast<int>(cores.size());
   std::lock_guard<std::mutex> lock(mutex_);
   spin_budget.store(workers <= num_cores ? kSpinPolls : 0, std::memory_order_relaxed);
-  // Between runs a worker polls only where a core is left over for the client.
-  idle_polls_.store(workers < num_cores ? kSpinPolls : 0, std::memory_order_relaxed);
+  // Between runs workers poll on all cores but one, which is left to the client: so the next run of
+  // a client that calls again at once finds them awake.
+  const int first_polling = workers < num_cores ? 0 : workers == num_cores ? 1 : INT_MAX;
+  first_polling_.store(first_polling, std::memory_order_relaxed);
   while (static_cast<int>(workers_.size()) < workers) {
     const int index = static_cast<int>(workers_.size());
     workers_.push_back(std::make_unique<Worker>());
     Worker& worker = *workers_.back();
     const int core = index < num_cores ? cores[index] : -1;
-    worker.thread = std::thread([this, &worker, core] {
+    worker.thread = std::thread([this, &worker, index, core] {
       if (core >= 0) pin_this_thread(core);
       become_stream_thread();
-      work(worker);
+      work(worker, index);
     });
   }
 }
 
-void WorkerPool::work(Worker& worker) {
+void WorkerPool::work(Worker& worker, int index) {
   for (uint32_t taken = 0;; ++taken) {
-    worker.submitted.wait_for(taken + 1, idle_polls_.load(std::memory_order_relaxed));
+    const bool polls = index >= first_polling_.load(std::memory_order_relaxed);
+    worker.submitted.wait_for(taken + 1, polls ? kSpinPolls : 0);
     std::pair<Run*, int> next;
     {
       std::lock_guard<std::mutex> lock(mutex_);

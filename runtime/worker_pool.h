@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <climits>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -56,12 +57,12 @@ class WorkerPool {
 
   WorkerPool() = default;
   void grow(int workers);
-  void work(Worker& worker);
+  void work(Worker& worker, int index);
   void submit(Run& run, int streams);
 
   std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> workers_;  // guarded by mutex_
-  std::atomic<int> idle_polls_{0};
+  std::atomic<int> first_polling_{INT_MAX};       // workers from this one on poll between runs
 };
 
 // Guards what a child process must find in a consistent state: held while fork() copies the

@@ -41,6 +41,22 @@ def test_warm_up_runs_are_not_counted():
         assert 0 < timing.min_us <= timing.low_us <= timing.median_us <= timing.high_us
 
 
+def test_visits_are_kept_apart_by_system_and_round():
+    systems, calls = counting_systems("ab")
+    visits = compare.measure_visits(systems, rounds=2)
+    assert [len(times) for times in visits] == [2, 2]
+    for system, times in zip(systems, visits, strict=True):
+        counted = sum(len(visit) for visit in times)
+        assert counted == calls.count(system.name) - 2 * compare.WARMUP_RUNS
+
+
+def test_a_ratio_compares_within_rounds():
+    # Every round is twice as slow as the one before; the ratio does not see that.
+    ratio = compare.ratio_over_rounds([3, 6, 12, 24, 48], [2, 4, 8, 16, 32])
+    assert ratio == compare.Ratio(median=1.5, low=1.5, high=1.5)
+    assert compare.ratio_over_rounds([1, 2, 3, 4, 5], [1] * 5) == compare.Ratio(3.0, 2.0, 4.0)
+
+
 def test_progress_counts_every_visit():
     systems, _ = counting_systems("ab")
     seen = []

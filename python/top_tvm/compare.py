@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 WARMUP_RUNS = 2
 PAUSE_S = 0.1
@@ -89,22 +91,67 @@ def measure(
     list of Timing
         In the order of ``systems``.
     """
-    times: list[list[float]] = [[] for _ in systems]
-    visits = rounds * len(systems)
-    for visit in range(visits):
-        round_, place = divmod(visit, len(systems))
-        index = (round_ + place) % len(systems)
-        times[index] += _visit(systems[index].run)
+    visits = measure_visits(systems, rounds=rounds, progress=progress)
+    return [summary(system.name, times) for system, times in zip(systems, visits, strict=True)]
+
+
+def measure_visits(
+    systems: Sequence[System], *, rounds: int = 10, progress: Progress | None = None
+) -> list[list[list[float]]]:
+    """Time the systems in turns, as :func:`measure`.
+
+    Returns
+    -------
+    list of list of list of float
+        Microseconds of every counted run: per system, then per round.
+    """
+    return take_turns([partial(_visit, system.run) for system in systems], rounds, progress)
+
+
+def take_turns(
+    visits: Sequence[Callable[[], T]], rounds: int, progress: Progress | None = None
+) -> list[list[T]]:
+    """Make every visit once per round, in a rotating order, each after a pause.
+
+    Returns
+    -------
+    list of list
+        What the visits returned: per visit, then per round.
+    """
+    results: list[list[T]] = [[] for _ in visits]
+    for number in range(rounds * len(visits)):
+        round_, place = divmod(number, len(visits))
+        index = (round_ + place) % len(visits)
+        time.sleep(PAUSE_S)
+        results[index].append(visits[index]())
         if progress is not None:
-            progress("measure", visit + 1, visits)
-    return [_summary(system.name, runs) for system, runs in zip(systems, times, strict=True)]
+            progress("measure", number + 1, rounds * len(visits))
+    return results
 
 
 def _visit(run: Callable[[], object]) -> list[float]:
-    time.sleep(PAUSE_S)
     estimate_us = min(_time_us(run) for _ in range(WARMUP_RUNS))
     runs = max(3, min(MAX_RUNS_PER_VISIT, int(VISIT_S * 1e6 / estimate_us)))
     return [_time_us(run) for _ in range(runs)]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of times: middle and quartiles of the ratios of single rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def ratio_over_rounds(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+    """Ratio of the times of two systems, given one time of each per round.
+
+    Within a round both met about the same neighbours, hence ratios first, statistics then.
+    """
+    ratios = np.asarray(numerators) / np.asarray(denominators)
+    low, median, high = (float(value) for value in np.percentile(ratios, (25, 50, 75)))
+    return Ratio(median, low, high)
 
 
 def _time_us(run: Callable[[], object]) -> float:
@@ -113,7 +160,9 @@ def _time_us(run: Callable[[], object]) -> float:
     return max(1, time.perf_counter_ns() - start_ns) / 1e3
 
 
-def _summary(name: str, times_us: list[float]) -> Timing:
+def summary(name: str, visits: Sequence[Sequence[float]]) -> Timing:
+    """Times of one system over all visits."""
+    times_us = [time_us for visit in visits for time_us in visit]
     low, median, high = (float(value) for value in np.percentile(times_us, (20, 50, 80)))
     return Timing(name, median, min(times_us), low, high, len(times_us))
 
@@ -209,9 +258,15 @@ def onnxruntime_system(
 
 
 def openvino_system(
-    name: str, model: str | bytes, inputs: Mapping[str, Array], threads: int
+    name: str,
+    model: str | bytes,
+    inputs: Mapping[str, Array],
+    threads: int,
+    precision: str = "fp32",
 ) -> System:
-    """OpenVINO's CPU plugin in float32 with one request at a time; parameters as above.
+    """OpenVINO's CPU plugin with one request at a time; parameters as above.
+
+    ``precision`` is ``"fp32"`` or ``"bf16"``.
 
     Raises
     ------
@@ -220,25 +275,33 @@ def openvino_system(
     ModelError
         If it cannot load the model.
     """
+    request = compile_openvino(model, inputs, threads, "LATENCY", precision).create_infer_request()
+    feed = dict(inputs)
+    return System(name, lambda: list(request.infer(feed, share_inputs=True).values()))
+
+
+def compile_openvino(
+    model: str | bytes, inputs: Mapping[str, Array], threads: int, hint: str, precision: str
+) -> Any:
+    """OpenVINO's ``CompiledModel`` for a performance hint; otherwise as :func:`openvino_system`."""
     try:
         import openvino
     except ModuleNotFoundError as error:
         raise _not_installed("openvino") from error
     settings = {
-        "PERFORMANCE_HINT": "LATENCY",
+        "PERFORMANCE_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 otherwise, where the CPU has it
+        # Where the CPU has bfloat16, that is OpenVINO's default.
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
     }
     core = openvino.Core()
     try:
         network = core.read_model(model)
         if network.is_dynamic():
             network.reshape({key: list(value.shape) for key, value in inputs.items()})
-        request = core.compile_model(network, "CPU", settings).create_infer_request()
+        return core.compile_model(network, "CPU", settings)
     except RuntimeError as error:
         raise ModelError(f"openvino cannot load the model: {error}") from error
-    feed = dict(inputs)
-    return System(name, lambda: list(request.infer(feed).values()))
 
 
 def _not_installed(package: str) -> DependencyError:

@@ -18,10 +18,12 @@ from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.calibrate import calibrate
+from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
+from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.precision import check_precision
@@ -177,7 +179,11 @@ def compile_model(
         device = calibrate(streams, cache)
     constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
     session = Session.open(kernels, constants)
-    return Compilation(tuple(variants), kernels, session, device, cache)
+    chosen = tuple(
+        _with_graph(v, choose_kernels(v.extracted.graph, session, streams, cache, progress))
+        for v in variants
+    )
+    return Compilation(chosen, kernels, session, device, cache)
 
 
 def measure_ops(
@@ -232,6 +238,10 @@ def _compile_graph(
     if not extracted.graph.ops:
         raise ModelError(f"{imported.name}: nothing to run: every output is an input or constant")
     return Variant(imported.batch, imported.name, module, extracted)
+
+
+def _with_graph(variant: Variant, graph: OpGraph) -> Variant:
+    return replace(variant, extracted=replace(variant.extracted, graph=graph))
 
 
 def _fastest_plan(

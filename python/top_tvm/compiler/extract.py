@@ -25,6 +25,7 @@ from top_tvm.compiler.restride import with_strides
 from top_tvm.compiler.transform.library_function import KERNEL_ATTRIBUTE
 from top_tvm.compiler.transform.lower_concat import CONCAT_ATTRIBUTE
 from top_tvm.compiler.transform.rewriter import is_call, shape_of
+from top_tvm.compiler.transform.schedule_cpu import FLOPS_ATTRIBUTE, schedule_prim_func
 from top_tvm.errors import ModelError
 from top_tvm.plan import Kernel
 
@@ -101,20 +102,31 @@ class _Extractor:
             output_names=output_names,
         )
         graph, kept = place_concats(graph, self.concats, self._restrided)
-        ops = tuple(replace(op, fingerprint=_fingerprint(graph, op)) for op in graph.ops)
-        used = {op.kernel.symbol for op in ops}
+        ops = tuple(replace(op, fingerprint=fingerprint(graph, op)) for op in graph.ops)
+        used = {kernel.symbol for op in ops for kernel in (op.kernel, *op.alternatives)}
         prim_funcs = {symbol: f for symbol, f in self.prim_funcs.items() if symbol in used}
         variables = tuple(self.variables[index] for index in kept)
         return Extracted(replace(graph, ops=ops), self.constants, prim_funcs, variables)
 
-    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Kernel:
-        """Kernel of an op whose arguments have these strides."""
-        if op.kernel.library == "onednn":
-            return op.kernel  # primitives see the strides of their arguments
-        function = with_strides(self.prim_funcs[op.kernel.symbol], strides)
-        symbol = _symbol(re.sub(r"_[0-9a-f]{16}$", "", op.kernel.symbol), function)
+    def _restrided(self, op: Op, strides: tuple[tuple[int, ...], ...]) -> Op:
+        """The op with kernels for arguments of these strides."""
+
+        def restrided(kernel: Kernel) -> Kernel:
+            if kernel.library == "onednn":
+                return kernel  # primitives see the strides of their arguments
+            function = with_strides(self.prim_funcs[kernel.symbol], strides)
+            symbol = self._keep(re.sub(r"_[0-9a-f]{16}$", "", kernel.symbol), function)
+            return replace(kernel, symbol=symbol)
+
+        alternatives = tuple(restrided(kernel) for kernel in op.alternatives)
+        return replace(op, kernel=restrided(op.kernel), alternatives=alternatives)
+
+    def _keep(self, stem: str, function: tirx.PrimFunc) -> str:
+        """Symbol under which the kernel library will have the function."""
+        hash_ = tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF
+        symbol = f"{stem}_{hash_:016x}"
         self.prim_funcs[symbol] = function
-        return replace(op.kernel, symbol=symbol)
+        return symbol
 
     def _bind(self, var: relax.Var, expr: Any) -> Any:
         if is_call(expr, "call_tir"):
@@ -145,8 +157,7 @@ class _Extractor:
     def _call_tir(self, var: relax.Var, call: relax.Call) -> Any:
         name = call.args[0]
         function = self.module[name]
-        symbol = _symbol(name.name_hint, function)
-        self.prim_funcs[symbol] = function
+        symbol = self._keep(name.name_hint, function)
         if function.attrs.get(CONCAT_ATTRIBUTE):
             self.concats.add(len(self.ops))
         arguments = tuple(self._resolve(argument) for argument in call.args[1].fields)
@@ -154,7 +165,7 @@ class _Extractor:
         types = list(var.ty.fields) if tuple_type else [var.ty]
         kernel = Kernel("tvm", symbol, {}, moldable=_is_parallel(function.body))
         stem = re.sub(r"\d+$", "", name.name_hint)
-        flops = int(tvm.s_tir.analysis.estimate_tir_flops(tvm.IRModule({"main": function})))
+        flops = int(function.attrs.get(FLOPS_ATTRIBUTE, 0)) if function.attrs else 0
         outputs = self._add_op(stem, kernel, arguments, types, flops, stem)
         return outputs if tuple_type else outputs[0]
 
@@ -168,7 +179,30 @@ class _Extractor:
         epilogue += [name.partition(".")[2] for name in sorted(attributes) if "." in name]
         origin = " + ".join([f"{symbol} {description['label']}", *epilogue])
         flops = description["flops"]
-        return self._add_op(symbol, kernel, arguments, [var.ty], flops, origin)[0]
+        outputs = self._add_op(symbol, kernel, arguments, [var.ty], flops, origin)
+        self.ops[-1] = replace(self.ops[-1], alternatives=self._alternatives(function, arguments))
+        return outputs[0]
+
+    def _alternatives(
+        self, function: relax.Function, arguments: tuple[int, ...]
+    ) -> tuple[Kernel, ...]:
+        """TVM's kernel for what a library function computes, if that is one kernel.
+
+        Not for products: there libraries win by far, and weights would need another layout. Not in
+        bfloat16, whose arithmetic TVM's kernels only get when they are the first choice.
+        """
+        bindings = [binding for block in function.body.blocks for binding in block.bindings]
+        calls = [binding.value for binding in bindings if is_call(binding.value, "call_tir")]
+        float32 = all(param.ty.dtype == "float32" for param in function.params)
+        if len(calls) != 1 or len(arguments) != 1 or not float32:
+            return ()
+        (call,) = calls
+        if list(call.args[1].fields) != list(function.params):
+            return ()
+        name = call.args[0]
+        scheduled = schedule_prim_func(self.module[name])
+        symbol = self._keep(name.name_hint, scheduled)
+        return (Kernel("tvm", symbol, {}, moldable=_is_parallel(scheduled.body)),)
 
     def _add_op(
         self,
@@ -238,11 +272,7 @@ class _Extractor:
                 self.storages[root] = Storage("output", name, self.storages[root].nbytes)
 
 
-def _symbol(stem: str, function: tirx.PrimFunc) -> str:
-    return f"{stem}_{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
-
-
-def _fingerprint(graph: OpGraph, op: Op) -> str:
+def fingerprint(graph: OpGraph, op: Op) -> str:
     """Identity of an op for measurements: its kernel and the form of its operands."""
     values = [graph.values[value] for value in (*op.inputs, *op.outputs)]
     operands = [

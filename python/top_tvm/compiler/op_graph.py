@@ -55,6 +55,7 @@ class Op:
 
     ``inputs`` and ``outputs`` index ``OpGraph.values``; ``origin`` names the ONNX nodes or Relax
     operators it came from; ``fingerprint`` identifies kernel + shapes for the profile cache.
+    ``alternatives`` compute the same from the same arguments; measurement decides.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Op:
     nbytes: int
     origin: str
     fingerprint: str
+    alternatives: tuple[Kernel, ...] = ()
 
 
 @dataclass(frozen=True)

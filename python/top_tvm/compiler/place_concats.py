@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from top_tvm.compiler.op_graph import Op, OpGraph, Value
-from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES, Kernel
+from top_tvm.plan import ALIGNMENT_BYTES, DTYPE_BYTES
 from top_tvm.strides import row_strides
 
-# Kernel of an op for other strides of its arguments.
-Restride = Callable[[Op, tuple[tuple[int, ...], ...]], Kernel]
+# The op with kernels for other strides of its arguments.
+Restride = Callable[[Op, tuple[tuple[int, ...], ...]], Op]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def place_concats(
         Indices of ops.
     restride : callable
         Called with an op and the strides of all its arguments (inputs, then outputs; ``()`` for
-        contiguous ones); returns the kernel that works on these.
+        contiguous ones); returns it with the kernels that work on these.
 
     Returns
     -------
@@ -61,7 +61,7 @@ class _Placing:
         self.graph = graph
         self.restride = restride
         self.placed: dict[int, _Slice] = {}
-        self.kernels: dict[int, Kernel] = {}  # of ops whose arguments became slices
+        self.ops: dict[int, Op] = {}  # those whose arguments became slices
         self.users: defaultdict[int, set[int]] = defaultdict(set)  # ops by storage
         for index, op in enumerate(graph.ops):
             for value in (*op.inputs, *op.outputs):
@@ -100,18 +100,17 @@ class _Placing:
             start += view.shape[1]
         before = dict(self.placed)
         self.placed |= placed
-        kernels = self._kernels(
-            {user for s in storages for user in self.users[s]} - removed - {concat}
-        )
-        if kernels is None:
+        users = {user for storage in storages for user in self.users[storage]}
+        ops = self._restrided(users - removed - {concat})
+        if ops is None:
             self.placed = before
             return False
-        self.kernels |= kernels
+        self.ops |= ops
         return True
 
-    def _kernels(self, ops: set[int]) -> dict[int, Kernel] | None:
-        """Kernels of these ops for the slices as placed now; None where a view cannot be one."""
-        kernels = {}
+    def _restrided(self, ops: set[int]) -> dict[int, Op] | None:
+        """These ops for the slices as placed now; None where a view of one has no strides."""
+        restrided = {}
         for index in sorted(ops):
             op = self.graph.ops[index]
             strides = []
@@ -120,8 +119,8 @@ class _Placing:
                 if of_value is None:
                     return None
                 strides.append(of_value)
-            kernels[index] = self.restride(op, tuple(strides))
-        return kernels
+            restrided[index] = self.restride(op, tuple(strides))
+        return restrided
 
     def _strides(self, value: Value) -> tuple[int, ...] | None:
         place = self.placed.get(value.storage)
@@ -150,8 +149,7 @@ class _Placing:
             values=tuple(self._moved(graph.values[index], new_storage) for index in values),
             ops=tuple(
                 replace(
-                    graph.ops[index],
-                    kernel=self.kernels.get(index, graph.ops[index].kernel),
+                    self.ops.get(index, graph.ops[index]),
                     inputs=tuple(new_value[value] for value in graph.ops[index].inputs),
                     outputs=tuple(new_value[value] for value in graph.ops[index].outputs),
                 )

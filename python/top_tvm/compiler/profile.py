@@ -94,17 +94,21 @@ def profile_ops(
     tuple of OpTime
         In the order of the ops.
     """
-    libraries = f"{_PROFILE_VERSION}/{tvm.__version__}/{onednn_version()}"
-    keys = [f"{libraries}/{op.fingerprint}/{streams}" for op in graph.ops]
+    keys = [f"{measured_with()}/{op.fingerprint}/{streams}" for op in graph.ops]
     if fresh or any((cache.get(key) or _NEVER)[3] < _BUILDS for key in keys):
-        single = gang = paired = _measure(graph, session, streams, 1, "one thread", progress)
+        single = gang = paired = measure_form(graph, session, streams, 1, "one thread", progress)
         if streams > 1:
-            gang = _measure(graph, session, streams, streams, "all threads", progress)
+            gang = measure_form(graph, session, streams, streams, "all threads", progress)
             paired = _measure_paired(graph, session, streams, progress)
         _remember(keys, (single, gang, paired), cache)
     return tuple(
         _op_time(op, cache.get(key), streams) for op, key in zip(graph.ops, keys, strict=True)
     )
+
+
+def measured_with() -> str:
+    """Key of everything that measurements depend on besides the op."""
+    return f"{_PROFILE_VERSION}/{tvm.__version__}/{onednn_version()}"
 
 
 def op_costs(times: Sequence[OpTime], streams: int) -> tuple[OpCost, ...]:
@@ -125,7 +129,7 @@ def op_costs(times: Sequence[OpTime], streams: int) -> tuple[OpCost, ...]:
     )
 
 
-def _measure(
+def measure_form(
     graph: OpGraph, session: Session, streams: int, threads: int, label: str, progress: Progress
 ) -> list[float]:
     """Time of each op, one after the other in the form with so many threads, where it has one."""

@@ -1,20 +1,20 @@
 """Run convolutions and everything between them channels-last.
 
 oneDNN's NHWC convolutions reach 94-100 % of peak, its NCHW ones 20-75 %, so the whole graph from
-the first to the last convolution moves to NHWC. Each new variable carries the permutation that
-leads back to its original layout; a call that understands the permuted layout consumes it, any
-other makes the original layout reappear by one transpose (a free reshape where no element moves).
+the first to the last convolution moves to NHWC. Each new variable carries its layout: how its axes
+are stored. A call that understands the layout consumes it (``layout_rules``), any other makes the
+original layout reappear by one transpose (a free reshape where no element moves). A
+``permute_dims`` of the model only changes the layout; whether elements move, its readers decide.
 Relax's ``ConvertLayout`` leaves hundreds of transposes on such models (242 on DenseNet-121).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import tvm
 from tvm import relax
 
+from top_tvm.compiler.transform.layout import Layout, identity, reshape_layouts, same_order
+from top_tvm.compiler.transform.layout_rules import BROADCASTING, LAYOUT_RULES, TO_NHWC
 from top_tvm.compiler.transform.rewriter import (
     Expr,
     Rewriter,
@@ -25,65 +25,37 @@ from top_tvm.compiler.transform.rewriter import (
     shape_of,
 )
 
-UNARY = {
-    f"relax.{name}"
-    for name in (
-        *(
-            "nn.relu",
-            "nn.relu6",
-            "nn.gelu",
-            "nn.silu",
-            "nn.leakyrelu",
-            "sigmoid",
-            "tanh",
-            "exp",
-            "log",
-        ),
-        *("sqrt", "rsqrt", "negative", "abs", "clip", "erf", "floor", "ceil", "round", "astype"),
-    )
-}
-BINARY = {
-    f"relax.{name}"
-    for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
-}
-_POOLS = {"relax.nn.max_pool2d", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d"}
-_REDUCTIONS = {"relax.mean", "relax.sum", "relax.max", "relax.min"}
-
-TO_NHWC = (0, 2, 3, 1)
-# NHWC with a unit axis inserted at 1: the importer's local response normalisation pools there.
-_TO_N1HWC = (0, 1, 3, 4, 2)
-
 
 class _ConvertToNHWC(Rewriter):
     def __init__(self) -> None:
         super().__init__()
-        self.layout: dict[Expr, tuple[int, ...]] = {}  # new variable -> its axes in original terms
-        self.originals: dict[Expr, Expr] = {}  # new variable -> the same tensor in original layout
-        self.converted: dict[Expr, Expr] = {}  # original-layout variable -> its NHWC form
+        self.layout: dict[Expr, Layout] = {}  # new variables that are not stored as declared
+        self.shape: dict[Expr, tuple[int, ...]] = {}  # their original shapes
+        self.forms: dict[tuple[Expr, Layout], Expr] = {}  # the same tensor in other layouts
 
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         name = call.op.name if isinstance(call.op, tvm.ir.Op) else ""
         if name == "relax.nn.conv2d" and call.attrs.data_layout == "NCHW":
-            return self._conv2d(call)
+            return self._conv2d(call, original)
         if name == "relax.nn.conv2d_transpose" and call.attrs.data_layout == "NCHW":
-            return self._conv2d_transpose(call)
-        layouts = [self.layout[data] for data in _tensors(call) if data in self.layout]
-        if layouts and all(layout == layouts[0] for layout in layouts):
-            result = self._in_layout(name, call, layouts[0])
+            return self._conv2d_transpose(call, original)
+        if name == "relax.permute_dims":
+            return self._permute_dims(call, original)
+        if any(data in self.layout for data in _tensors(call)):
+            result = self._in_layout(name, call, original)
             if result is not None:
-                expr, layout = result
-                return self._emit_in(expr, layout)
+                return result
         arguments = [self._original(argument) for argument in call.args]
         return relax.Call(call.op, arguments, call.attrs, call.ty_args)
 
     def finish(self, output: Expr) -> Expr:
         return self._original(output)
 
-    def _conv2d(self, call: relax.Call) -> Expr:
+    def _conv2d(self, call: relax.Call, original: relax.Var) -> Expr:
         attributes = call.attrs
         convolution = relax.op.nn.conv2d(
-            self._nhwc(call.args[0]),
-            call.args[1],
+            self._in(call.args[0], TO_NHWC),
+            self._original(call.args[1]),
             strides=list(attributes.strides),
             padding=list(attributes.padding),
             dilation=list(attributes.dilation),
@@ -92,83 +64,147 @@ class _ConvertToNHWC(Rewriter):
             kernel_layout=attributes.kernel_layout,
             out_dtype=attributes.out_dtype,
         )
-        return self._emit_in(convolution, TO_NHWC)
+        return self._emit_in(convolution, TO_NHWC, shape_of(original))
 
-    def _conv2d_transpose(self, call: relax.Call) -> Expr:
+    def _conv2d_transpose(self, call: relax.Call, original: relax.Var) -> Expr:
         """TVM has no NHWC form of it: NCHW between two permutations, which oneDNN takes as one."""
-        data = self.emit(relax.op.permute_dims(self._nhwc(call.args[0]), list(np.argsort(TO_NHWC))))
-        result = self.emit(relax.Call(call.op, [data, call.args[1]], call.attrs, call.ty_args))
-        return self._emit_in(relax.op.permute_dims(result, list(TO_NHWC)), TO_NHWC)
+        to_nchw = [TO_NHWC.index(axis) for axis in range(len(TO_NHWC))]
+        data = self.emit(relax.op.permute_dims(self._in(call.args[0], TO_NHWC), to_nchw))
+        arguments = [data, self._original(call.args[1])]
+        result = self.emit(relax.Call(call.op, arguments, call.attrs, call.ty_args))
+        permuted = relax.op.permute_dims(result, list(TO_NHWC))
+        return self._emit_in(permuted, TO_NHWC, shape_of(original))
 
-    def _in_layout(
-        self, name: str, call: relax.Call, layout: tuple[int, ...]
-    ) -> tuple[Expr, tuple[int, ...]] | None:
-        """Form of the call on permuted arguments, or None when it has none."""
-        if name in UNARY:
-            return call, layout
-        if name in BINARY:
-            arguments = [self._operand(argument, layout) for argument in call.args]
-            if any(argument is None for argument in arguments):
-                return None
-            return relax.Call(call.op, arguments, call.attrs, call.ty_args), layout
-        if name == "relax.concat" and all(is_tensor(field) for field in call.args[0].fields):
-            axis = int(call.attrs.axis) % len(layout)
-            fields = [self._operand(field, layout) for field in call.args[0].fields]
-            if any(field is None for field in fields):
-                return None
-            return relax.op.concat(fields, axis=layout.index(axis)), layout
-        if name in _REDUCTIONS and call.attrs.keepdims and call.attrs.axis:
-            axes = [layout.index(int(axis) % len(layout)) for axis in call.attrs.axis]
-            reduction = getattr(relax.op, name.removeprefix("relax."))
-            return reduction(call.args[0], axis=axes, keepdims=True), layout
-        return (
-            _expand(name, call, layout) or _squeeze(name, call, layout) or _pool(name, call, layout)
+    def _permute_dims(self, call: relax.Call, original: relax.Var) -> Expr:
+        data, shape = call.args[0], shape_of(original)
+        if constant(data) is not None:
+            return call
+        axes = [int(axis) for axis in call.attrs.axes or reversed(range(len(shape)))]
+        stored = self.layout.get(data, identity(len(shape)))
+        layout = tuple(axes.index(axis) for axis in stored)
+        # A name of its own for the same elements: SimplifyReshapes takes it away.
+        alias = relax.op.reshape(data, [shape[axis] for axis in layout])
+        return self._emit_in(alias, layout, shape)
+
+    def _in_layout(self, name: str, call: relax.Call, original: relax.Var) -> Expr | None:
+        """Form of the call on stored tensors, or None when it has none."""
+        data = call.args[0]
+        if name in ("relax.reshape", "relax.flatten"):
+            return self._reshape(call, shape_of(original))
+        if name in BROADCASTING:
+            return self._broadcasting(call, shape_of(original))
+        if name == "relax.concat":
+            return self._concat(call, original)
+        if name not in LAYOUT_RULES or data not in self.layout:
+            return None
+        arguments = [data, *(self._original(argument) for argument in call.args[1:])]
+        call = relax.Call(call.op, arguments, call.attrs, call.ty_args)
+        form = LAYOUT_RULES[name](call, self.layout[data], original)
+        if form is None:
+            return None
+        parts, layout = form
+        shapes = [tuple(int(extent) for extent in type_.shape) for type_ in _types(original)]
+        emitted = [
+            self._emit_in(part, layout, shape) for part, shape in zip(parts, shapes, strict=True)
+        ]
+        return emitted[0] if is_tensor(original) else relax.Tuple(emitted)
+
+    def _reshape(self, call: relax.Call, target: tuple[int, ...]) -> Expr | None:
+        data = call.args[0]
+        shape, layout = self.shape[data], self.layout[data]
+        if 0 in shape:
+            return None
+        needed, result = reshape_layouts(shape, target, layout)
+        stored = [target[axis] for axis in result]
+        return self._emit_in(relax.op.reshape(self._in(data, needed), stored), result, target)
+
+    def _broadcasting(self, call: relax.Call, shape: tuple[int, ...]) -> Expr | None:
+        layouts = [
+            self.layout[argument]
+            for argument in call.args
+            if argument in self.layout and len(self.layout[argument]) == len(shape)
+        ]
+        if not layouts:
+            return None
+        layout = TO_NHWC if TO_NHWC in layouts else layouts[0]
+        arguments = [self._operand(argument, layout) for argument in call.args]
+        if any(argument is None for argument in arguments):
+            return None
+        return self._emit_in(
+            relax.Call(call.op, arguments, call.attrs, call.ty_args), layout, shape
         )
 
-    def _operand(self, argument: Expr, layout: tuple[int, ...]) -> Expr | None:
+    def _concat(self, call: relax.Call, original: relax.Var) -> Expr | None:
+        fields = call.args[0].fields
+        layout = next(self.layout[field] for field in fields if field in self.layout)
+        stored = [self._operand(field, layout) for field in fields]
+        if any(field is None for field in stored):
+            return None
+        axis = layout.index(int(call.attrs.axis or 0) % len(layout))
+        return self._emit_in(relax.op.concat(stored, axis=axis), layout, shape_of(original))
+
+    def _operand(self, argument: Expr, layout: Layout) -> Expr | None:
         """Argument of an elementwise call in the layout: transposed constant or permuted tensor."""
-        if argument in self.layout:
-            return argument
         value = constant(argument)
+        if not is_tensor(argument):
+            return argument  # a number, such as the bounds of clip
         if value is not None:
             if value.size == 1:
                 return argument
-            if value.ndim > len(layout):
-                return None
             value = value.reshape((1,) * (len(layout) - value.ndim) + value.shape)
             return as_constant(value.transpose(layout))
-        if is_tensor(argument) and len(shape_of(argument)) == len(layout) == 4:
-            return self._nhwc(argument)
-        return None
+        shape = self.shape.get(argument) or shape_of(argument)
+        padded = (1,) * (len(layout) - len(shape)) + shape
+        added = len(padded) - len(shape)
+        stored = self.layout.get(argument, identity(len(shape)))
+        stored = (*range(added), *(axis + added for axis in stored))
+        if stored != layout and layout != TO_NHWC and not same_order(padded, stored, layout):
+            return None  # one transpose of the result may do for all of them
+        if added:
+            argument = relax.op.reshape(argument, [padded[axis] for axis in stored])
+            argument = self._emit_in(argument, stored, padded)
+        return self._in(argument, layout)
 
-    def _nhwc(self, data: Expr) -> Expr:
-        if data in self.layout:
-            return data if self.layout[data] == TO_NHWC else self._nhwc(self._original(data))
-        if data not in self.converted:
-            self.converted[data] = self._permute(data, TO_NHWC)
-        return self.converted[data]
+    def _in(self, data: Expr, layout: Layout) -> Expr:
+        """Return the tensor stored in the layout."""
+        stored = self.layout.get(data, identity(len(layout)))
+        if stored == layout:
+            return data
+        if (data, layout) not in self.forms:
+            shape = self.shape.get(data) or shape_of(data)
+            axes = [stored.index(axis) for axis in layout]
+            if same_order(shape, stored, layout):  # no element changes place
+                moved = relax.op.reshape(data, [shape[axis] for axis in layout])
+            else:
+                moved = relax.op.permute_dims(data, axes)
+            self.forms[data, layout] = self._emit_in(moved, layout, shape)
+        return self.forms[data, layout]
 
     def _original(self, expr: Expr) -> Expr:
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self._original(field) for field in expr.fields])
-        if expr not in self.layout:
-            return expr
-        if expr not in self.originals:
-            self.originals[expr] = self._permute(expr, tuple(np.argsort(self.layout[expr])))
-        return self.originals[expr]
+        return self._in(expr, identity(len(self.layout[expr]))) if expr in self.layout else expr
 
-    def _permute(self, data: Expr, axes: Sequence[int]) -> relax.Var:
-        shape = shape_of(data)
-        moved = [int(axis) for axis in axes if shape[axis] != 1]
-        if moved == sorted(moved):  # no element changes place
-            return self.emit(relax.op.reshape(data, [shape[axis] for axis in axes]))
-        return self.emit(relax.op.permute_dims(data, [int(axis) for axis in axes]))
-
-    def _emit_in(self, expr: Expr, layout: tuple[int, ...]) -> relax.Var:
+    def _emit_in(self, expr: Expr, layout: Layout, shape: tuple[int, ...]) -> relax.Var:
         var = self.emit(expr)
-        if layout != tuple(range(len(layout))):
+        if layout != identity(len(layout)):
             self.layout[var] = layout
+            self.shape[var] = shape
         return var
+
+
+class _SimplifyReshapes(Rewriter):
+    """Of successive reshapes only the last one counts, and none that changes nothing."""
+
+    def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
+        if not is_call(call, "reshape"):
+            return call
+        data = call.args[0]
+        while (source := self.source(data)) is not None and is_call(source, "reshape"):
+            data = source.args[0]
+        if shape_of(data) == shape_of(original):
+            return data
+        return relax.op.reshape(data, shape_of(original))
 
 
 def _tensors(call: relax.Call) -> list[Expr]:
@@ -178,84 +214,12 @@ def _tensors(call: relax.Call) -> list[Expr]:
     return [argument for argument in found if isinstance(argument, relax.Var)]
 
 
-def _pool(
-    name: str, call: relax.Call, layout: tuple[int, ...]
-) -> tuple[Expr, tuple[int, ...]] | None:
-    if layout == TO_NHWC:
-        return _pool2d(name, call)
-    return _pool3d(name, call) if layout == _TO_N1HWC else None
-
-
-def _pool2d(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
-    attributes = call.attrs
-    if name not in _POOLS or attributes.layout != "NCHW":
-        return None
-    if is_call(call, "nn.adaptive_avg_pool2d"):
-        size = (
-            [int(extent) for extent in attributes.output_size] if attributes.output_size else None
-        )
-        return relax.op.nn.adaptive_avg_pool2d(call.args[0], size, layout="NHWC"), TO_NHWC
-    pool = relax.op.nn.max_pool2d if is_call(call, "nn.max_pool2d") else relax.op.nn.avg_pool2d
-    pooled = pool(
-        call.args[0],
-        pool_size=list(attributes.pool_size),
-        strides=list(attributes.strides),
-        padding=list(attributes.padding),
-        dilation=list(attributes.dilation),
-        ceil_mode=bool(attributes.ceil_mode),
-        count_include_pad=bool(attributes.count_include_pad),
-        layout="NHWC",
-    )
-    return pooled, TO_NHWC
-
-
-def _expand(
-    name: str, call: relax.Call, layout: tuple[int, ...]
-) -> tuple[Expr, tuple[int, ...]] | None:
-    """The new axis comes second in memory, in front of height and width."""
-    if name != "relax.expand_dims" or len(call.attrs.axis) != 1:
-        return None
-    added = int(call.attrs.axis[0]) % (len(layout) + 1)
-    moved = [axis if axis < added else axis + 1 for axis in layout]
-    return relax.op.expand_dims(call.args[0], axis=1), (moved[0], added, *moved[1:])
-
-
-def _squeeze(
-    name: str, call: relax.Call, layout: tuple[int, ...]
-) -> tuple[Expr, tuple[int, ...]] | None:
-    if name != "relax.squeeze" or not call.attrs.axis:
-        return None
-    removed = [int(axis) % len(layout) for axis in call.attrs.axis]
-    kept = [axis for axis in layout if axis not in removed]
-    renumbered = tuple(axis - sum(gone < axis for gone in removed) for axis in kept)
-    places = [layout.index(axis) for axis in removed]
-    return relax.op.squeeze(call.args[0], axis=places), renumbered
-
-
-def _pool3d(name: str, call: relax.Call) -> tuple[Expr, tuple[int, ...]] | None:
-    attributes = call.attrs
-    if name != "relax.nn.avg_pool3d" or attributes.layout != "NCDHW":
-        return None
-
-    def turned(extents: Sequence[int]) -> list[int]:
-        depth, height, width = (int(extent) for extent in extents)
-        return [height, width, depth]
-
-    padding = list(attributes.padding)
-    pooled = relax.op.nn.avg_pool3d(
-        call.args[0],
-        pool_size=turned(attributes.pool_size),
-        strides=turned(attributes.strides),
-        padding=turned(padding[:3]) + turned(padding[3:]),
-        dilation=turned(attributes.dilation),
-        ceil_mode=bool(attributes.ceil_mode),
-        count_include_pad=bool(attributes.count_include_pad),
-        layout="NCDHW",
-    )
-    return pooled, _TO_N1HWC
+def _types(var: relax.Var) -> list[relax.TensorType]:
+    return [var.ty] if is_tensor(var) else list(var.ty.fields)
 
 
 @tvm.transform.module_pass(opt_level=0, name="ConvertToNHWC")
 def ConvertToNHWC(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
     """Move 2-D convolutions and what lies between them to NHWC."""
-    return relax.transform.DeadCodeElimination()(_ConvertToNHWC()(module))
+    converted = _SimplifyReshapes()(_ConvertToNHWC()(module))
+    return relax.transform.DeadCodeElimination()(converted)

@@ -8,7 +8,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from top_tvm.compiler.transform.convert_to_nhwc import BINARY, UNARY
+from top_tvm.compiler.transform.layout_rules import BROADCASTING
 from top_tvm.compiler.transform.rewriter import Expr, Rewriter, constant, is_tensor, shape_of
 
 _HEIGHT_AXIS = 2
@@ -26,7 +26,7 @@ class _LiftTo2D(Rewriter):
         lift = _LIFTS.get(name)
         if lift is not None:
             lifted = lift([self._with_height(argument) for argument in call.args], call.attrs)
-        elif name in UNARY | BINARY and any(argument in self.lifted for argument in call.args):
+        elif name in BROADCASTING and any(argument in self.lifted for argument in call.args):
             lifted = self._elementwise(call, len(shape_of(original)))
         else:
             return call

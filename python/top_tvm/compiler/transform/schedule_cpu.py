@@ -1,23 +1,39 @@
 """Schedule every TIR kernel for the CPU: inline, parallelise outer loops, vectorise the inner one.
 
 ``FuseTIR`` only puts loops next to each other; unscheduled, a fused ``add + relu`` allocates its
-intermediate and runs scalar. Three shapes of kernel are told apart: elementwise (all loops
-spatial), reductions over outer axes such as channels-last pooling (the innermost spatial axis
-becomes the vector and stays inside the reduction), and the rest, which is only parallelised.
+intermediate and runs scalar. A kernel of one block is elementwise (the innermost loop becomes the
+vector), a transpose (tiled), a reduction over outer axes such as channels-last pooling (the
+innermost spatial axis becomes the vector and stays inside the reduction), or a reduction over the
+innermost axis (one vector accumulator, reduced at the end). A kernel of several blocks with common
+rows, such as softmax, runs row by row, so that the blocks meet in cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
 import tvm
+import tvm_ffi
 from tvm import tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
-from tvm.s_tir.dlight.base import try_inline
+from tvm.s_tir.schedule import ScheduleError
 
+from top_tvm.compiler.transform.expand_math import expand_math, is_transcendental
 from top_tvm.compiler.transform.rewriter import is_call
 
-VECTOR_LANES = 16
+# Widest first; narrower vectors serve extents that the wide one does not divide.
+VECTOR_LANES = (16, 8, 4)
+_TILE = 16
+# Elements that one iteration of a parallel loop should have at least when an axis is cut for it.
+_GRAIN = 1024
 _SCHEDULED = "tirx.is_scheduled"
+# Arithmetic operations of a scheduled kernel.
+FLOPS_ATTRIBUTE = "top_tvm.flops"
 
 
 def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -28,59 +44,291 @@ def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
     blocks = normalize_prim_func(schedule)
     if blocks is None:
         return function
-    for block in try_inline(schedule, blocks):
-        _schedule_block(schedule, block)
-    return schedule.mod["main"].with_attr(_SCHEDULED, True)
+    nests = [_nest(schedule, block) for block in _inline(schedule, blocks)]
+    rows = _common_rows(schedule, nests)
+    if rows:
+        _schedule_rows(schedule, nests, rows)
+    else:
+        for nest in nests:
+            if nest is not None:
+                _schedule_nest(schedule, nest)
+    # Counted here: TVM's counter knows the functions, but not what they expand to.
+    flops = int(estimate_tir_flops(schedule.mod))
+    attributes = {_SCHEDULED: True, FLOPS_ATTRIBUTE: flops}
+    return expand_math(schedule.mod["main"]).with_attrs(attributes)
 
 
-def _schedule_block(schedule: Schedule, block: SBlockInfo) -> None:
+@dataclass(frozen=True)
+class _Nest:
+    """A block with its loops, outermost first."""
+
+    block: Any
+    loops: tuple[Any, ...]
+    kinds: str  # of each loop: S for spatial, R for reduction
+    extents: tuple[int, ...]
+
+    def where(self, kind: str) -> list[int]:
+        return [index for index, found in enumerate(self.kinds) if found == kind]
+
+    @property
+    def inner(self) -> int:
+        """The innermost spatial loop that loops at all."""
+        spatial = self.where("S")
+        wide = [index for index in spatial if self.extents[index] > 1]
+        return wide[-1] if wide else spatial[-1]
+
+
+def _nest(schedule: Schedule, block: SBlockInfo) -> _Nest | None:
+    """Loops of a block; None where they do not correspond to its iterations one by one."""
     loops = schedule.get_loops(block.block_rv)
-    kinds = [iteration.kind for iteration in block.iters]
-    extents = [int(schedule.get(loop).extent) for loop in loops]
-    if not loops or len(loops) != len(kinds):
+    kinds = "".join(iteration.kind for iteration in block.iters)
+    if not loops or len(loops) != len(kinds) or set(kinds) - {"S", "R"} or "S" not in kinds:
+        return None
+    extents = [schedule.get(loop).extent for loop in loops]
+    if not all(isinstance(extent, tirx.IntImm) for extent in extents):
+        return None
+    return _Nest(block.block_rv, tuple(loops), kinds, tuple(int(extent) for extent in extents))
+
+
+def _inline(schedule: Schedule, blocks: list[SBlockInfo]) -> list[SBlockInfo]:
+    """Inline what can be, except where that repeats or prevents vector work."""
+    left = list(blocks)
+    changed = True
+    while changed:
+        changed = False
+        for block in list(left):
+            if _worth_a_buffer(schedule, block.block_rv):
+                continue
+            for inline in (schedule.compute_inline, schedule.reverse_compute_inline):
+                try:
+                    inline(block.block_rv)
+                except ScheduleError:
+                    continue
+                left.remove(block)
+                changed = True
+                break
+    return left
+
+
+def _worth_a_buffer(schedule: Schedule, block: Any) -> bool:
+    """Whether readers should load the results of a block rather than compute them again."""
+    statement = schedule.get(block)
+    if len(schedule.get_consumers(block)) > 1 and _transcendental(statement.body):
+        return True
+    if not schedule.get_consumers(block) or len(statement.reads) != 1:
+        return False
+    # Padding of the innermost axis: its condition would differ from lane to lane.
+    source, target = statement.reads[0].source.shape, statement.writes[0].source.shape
+    value = getattr(statement.body, "value", None)
+    conditional = (
+        isinstance(value, tvm.ir.Call) and getattr(value.op, "name", "") == "prim.if_then_else"
+    )
+    return conditional and len(source) == len(target) and int(source[-1]) < int(target[-1])
+
+
+def _transcendental(body: Any) -> bool:
+    found = []
+    tvm_ffi.structural_walk(body, (tvm.ir.Call, lambda call: found.append(is_transcendental(call))))
+    return any(found)
+
+
+def _common_rows(schedule: Schedule, nests: Sequence[_Nest | None]) -> int:
+    """Number of leading spatial loops that all blocks share, when there are several blocks."""
+    if len(nests) < 2 or any(nest is None for nest in nests):
+        return 0
+    known = [nest for nest in nests if nest is not None]
+    count = 0
+    for kinds, extents in zip(
+        zip(*(nest.kinds for nest in known), strict=False),
+        zip(*(nest.extents for nest in known), strict=False),
+        strict=True,
+    ):
+        if set(kinds) != {"S"} or len(set(extents)) != 1:
+            break
+        count += 1
+    # Channels-last windows and means: the innermost axis has to stay the vector of each row.
+    across = any("R" in nest.kinds and not _reduces_rows(schedule, nest) for nest in known)
+    return min(count, len(known[-1].loops) - across)
+
+
+def _schedule_rows(schedule: Schedule, nests: Sequence[_Nest | None], rows: int) -> None:
+    """Compute all blocks row by row, the rows in parallel."""
+    *producers, last = [nest for nest in nests if nest is not None]
+    row = _fuse(schedule, last.loops[:rows])
+    if prod(last.extents[:rows]) > 1:
+        schedule.parallel(row)
+    _vectorise_row(schedule, last.block)
+    blocks = []
+    for nest in producers:
+        blocks.extend(_split_reduction(schedule, nest))
+    for block in reversed(blocks):
+        schedule.compute_at(block, row, preserve_unit_loops=True)
+    for block in blocks:
+        _vectorise_row(schedule, block)
+
+
+def _split_reduction(schedule: Schedule, nest: _Nest) -> list[Any]:
+    """Blocks of a reduction: into a vector accumulator, where that is possible, and of that."""
+    if nest.kinds[-1] != "R" or nest.kinds.count("R") != 1 or not _lanes(nest.extents[-1]):
+        return [nest.block]
+    _, lane = schedule.split(nest.loops[-1], [None, _lanes(nest.extents[-1])])
+    try:
+        partial = schedule.rfactor(lane, len(nest.where("S")))
+    except ScheduleError:  # a reduction that TVM cannot take apart
+        return [nest.block]
+    return [partial, nest.block]
+
+
+def _vectorise_row(schedule: Schedule, block: Any) -> None:
+    """Vectorise the innermost spatial loop of a block within a row."""
+    kinds = list(zip(schedule.get_loops(block), _loop_kinds(schedule, block), strict=True))[1:]
+    spatial = [loop for loop, kind in kinds if kind == "S" and int(schedule.get(loop).extent) > 1]
+    reduction = [loop for loop, kind in kinds if kind == "R"]
+    if not spatial:
         return
-    spatial = [index for index, kind in enumerate(kinds) if kind == "S"]
-    reduction = [index for index, kind in enumerate(kinds) if kind == "R"]
-    if len(spatial) + len(reduction) != len(loops) or not spatial:
-        return
-    wide = [index for index in spatial if extents[index] > 1]
-    inner = wide[-1] if wide else spatial[-1]
-    outer = [index for index in spatial if index != inner]
+    extent = int(schedule.get(spatial[-1]).extent)
     if not reduction:
-        _vectorise(schedule, loops[inner], extents[inner])
-        _parallelise(schedule, [loops[index] for index in outer], loops[inner], extents[inner])
+        _vectorise(schedule, spatial[-1], extent)
         return
-    if extents[inner] % VECTOR_LANES:
-        _parallelise(schedule, [loops[index] for index in spatial], None, 0)
+    _vectorise_reduction(schedule, block, spatial[-1], reduction, extent)
+
+
+def _loop_kinds(schedule: Schedule, block: Any) -> list[str]:
+    """Kind of each loop around a block, by the iterations that it drives."""
+    realize = _realize(schedule, block)
+    kinds: dict[Any, str] = {}
+    for iteration, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
+        kind = "R" if iteration.iter_type == tirx.IterVar.CommReduce else "S"
+        tvm_ffi.structural_walk(
+            value, (tirx.Var, lambda var, kind=kind: kinds.__setitem__(var, kind))
+        )
+    return [kinds.get(schedule.get(loop).loop_var, "S") for loop in schedule.get_loops(block)]
+
+
+def _realize(schedule: Schedule, block: Any) -> Any:
+    return tvm_ffi.get_global_func("s_tir.schedule.GetSBlockRealize")(schedule, block)
+
+
+def _schedule_nest(schedule: Schedule, nest: _Nest) -> None:
+    reduction = [nest.loops[index] for index in nest.where("R")]
+    outer = [nest.loops[index] for index in nest.where("S") if index != nest.inner]
+    inner, extent = nest.loops[nest.inner], nest.extents[nest.inner]
+    if not reduction:
+        read = _contiguous_read(schedule, nest)
+        if read is not None and read != nest.inner:
+            _schedule_transpose(schedule, nest, read)
+            return
+        rows = prod(nest.extents[index] for index in nest.where("S") if index != nest.inner)
+        if rows < _GRAIN and extent >= 2 * _GRAIN and extent % _GRAIN == 0:
+            chunk, inner = schedule.split(inner, [None, _GRAIN])
+            outer, extent = [*outer, chunk], _GRAIN
+        _vectorise(schedule, inner, extent)
+        if outer:
+            schedule.parallel(_fuse(schedule, outer))
         return
-    chunk, lane = schedule.split(loops[inner], [None, VECTOR_LANES])
-    order = [
-        *(loops[index] for index in outer),
-        chunk,
-        *(loops[index] for index in reduction),
-        lane,
-    ]
-    schedule.reorder(*order)
-    schedule.vectorize(lane)
-    schedule.parallel(schedule.fuse(*(loops[index] for index in outer), chunk))
-    initialise = schedule.decompose_reduction(block.block_rv, loops[reduction[0]])
-    schedule.vectorize(schedule.get_loops(initialise)[-1])
+    _schedule_reduction(schedule, nest, outer)
 
 
-def _vectorise(schedule: Schedule, loop: object, extent: int) -> None:
-    """Explicit vectors where they divide the loop; elsewhere LLVM's loop vectoriser decides."""
-    if extent % VECTOR_LANES == 0:
-        _, lane = schedule.split(loop, [None, VECTOR_LANES])
-        schedule.vectorize(lane)
-
-
-def _parallelise(
-    schedule: Schedule, outer: list[object], inner: object | None, extent: int
-) -> None:
+def _schedule_reduction(schedule: Schedule, nest: _Nest, outer: list[Any]) -> None:
+    inner, extent = nest.loops[nest.inner], nest.extents[nest.inner]
+    reduction = [nest.loops[index] for index in nest.where("R")]
+    if _reduces_rows(schedule, nest):
+        _schedule_row_reduction(schedule, nest)
+        return
+    lanes = _lanes(extent)
+    if lanes and extent > lanes:
+        chunk, inner = schedule.split(inner, [None, lanes])
+        outer, extent = [*outer, chunk], lanes
+    schedule.reorder(*outer, *reduction, inner)
     if outer:
-        schedule.parallel(schedule.fuse(*outer) if len(outer) > 1 else outer[0])
-    elif inner is not None and extent % VECTOR_LANES != 0 and extent > 1:
-        schedule.parallel(inner)
+        schedule.parallel(_fuse(schedule, outer))
+    _vectorise_reduction(schedule, nest.block, inner, reduction, extent)
+
+
+def _vectorise_reduction(
+    schedule: Schedule, block: Any, inner: Any, reduction: list[Any], extent: int
+) -> None:
+    """Make the spatial loop inside the reduction the vector, for the initial value, too."""
+    schedule.reorder(*reduction, inner)
+    _vectorise(schedule, inner, extent)
+    initialise = schedule.decompose_reduction(block, reduction[0])
+    loop = schedule.get_loops(initialise)[-1]
+    if schedule.get(loop).kind == tirx.ForKind.SERIAL:
+        _vectorise(schedule, loop, int(schedule.get(loop).extent))
+
+
+def _reduces_rows(schedule: Schedule, nest: _Nest) -> bool:
+    """Whether the innermost loop is a reduction along contiguous memory."""
+    return nest.kinds[-1] == "R" and _contiguous_read(schedule, nest) == len(nest.loops) - 1
+
+
+def _schedule_row_reduction(schedule: Schedule, nest: _Nest) -> None:
+    """Reduce the contiguous axis: a vector accumulator for each row, then over its lanes."""
+    blocks = _split_reduction(schedule, nest)
+    spatial = len(nest.where("S"))
+    row = _fuse(schedule, schedule.get_loops(nest.block)[:spatial])
+    if prod(nest.extents[index] for index in nest.where("S")) > 1:
+        schedule.parallel(row)
+    for block in blocks[:-1]:
+        schedule.compute_at(block, row, preserve_unit_loops=True)
+        _vectorise_row(schedule, block)
+
+
+def _schedule_transpose(schedule: Schedule, nest: _Nest, read: int) -> None:
+    """Tile the axes that are contiguous on either side, so that cache lines are used up."""
+    source, target = nest.loops[read], nest.loops[nest.inner]
+    outer = [loop for index, loop in enumerate(nest.loops) if index not in (read, nest.inner)]
+    if nest.extents[nest.inner] <= _TILE // 2:
+        # Few runs next to each other (channel shuffle, RGB): LLVM interleaves their vectors.
+        schedule.reorder(*outer, source, target)
+        schedule.unroll(target)
+        if outer and prod(nest.extents) // nest.extents[read] > nest.extents[nest.inner]:
+            schedule.parallel(_fuse(schedule, outer))
+        return
+    source_tile, source = schedule.split(source, [None, _tile(nest.extents[read])])
+    target_tile, target = schedule.split(target, [None, _tile(nest.extents[nest.inner])])
+    schedule.reorder(*outer, target_tile, source_tile, source, target)
+    schedule.parallel(_fuse(schedule, [*outer, target_tile]))
+
+
+def _tile(extent: int) -> int:
+    return _lanes(extent) or min(extent, _TILE)
+
+
+def _contiguous_read(schedule: Schedule, nest: _Nest) -> int | None:
+    """Loop along which the block reads its largest input contiguously, or None if unclear."""
+    statement = schedule.get(nest.block)
+    reads = [r for r in statement.reads if r.source not in {w.source for w in statement.writes}]
+    if not reads:
+        return None
+    largest = max(reads, key=lambda region: prod(int(extent) for extent in region.source.shape))
+    variables = [iteration.var for iteration in statement.iter_vars]
+    for axis in reversed(range(len(largest.region))):
+        if int(largest.source.shape[axis]) == 1:
+            continue
+        index = largest.region[axis].min
+        for position, variable in enumerate(variables):
+            if index.same_as(variable):
+                return position
+        return None
+    return None
+
+
+def _fuse(schedule: Schedule, loops: Sequence[Any]) -> Any:
+    return schedule.fuse(*loops) if len(loops) > 1 else loops[0]
+
+
+def _lanes(extent: int) -> int:
+    """Widest vector that divides the extent, or 0."""
+    return next((lanes for lanes in VECTOR_LANES if extent % lanes == 0), 0)
+
+
+def _vectorise(schedule: Schedule, loop: Any, extent: int) -> None:
+    """Explicit vectors where they divide the loop; elsewhere LLVM's loop vectoriser decides."""
+    lanes = _lanes(extent)
+    if lanes:
+        _, lane = schedule.split(loop, [None, lanes])
+        schedule.vectorize(lane)
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleCPU")
