@@ -129,6 +129,25 @@ def test_inspect_describes_plans_variants_and_memory(cli, compiled):
     assert described["capacity_per_s"] == best
 
 
+def test_inspect_tells_kernels_speeds_and_layout_changes(cli, compiled):
+    code, stdout, _ = cli("inspect", compiled[1], "--json")
+    described = last_json(stdout)
+    assert code == 0
+    operators = described["operators"]
+    assert len(operators) == described["ops"]
+    assert described["layout_changes"] == sum("transpose" in op["kernel"] for op in operators)
+    assert all(limit > 0 for limit in described["roofline"].values())
+    for op in operators:
+        library, _, symbol = op["kernel"].partition(":")
+        assert library in ("onednn", "tvm") and symbol
+        assert op["time_us"] > 0 and op["gb_per_s"] > 0
+        assert op["roofline_percent"] > 0
+    convolution = next(op for op in operators if "conv2d" in op["kernel"])
+    assert convolution["gflops"] > 0
+    text = cli("inspect", compiled[1])[1]
+    assert "GFLOP/s" in text and "% roof" in text and "layout changes" in text
+
+
 def test_inspect_shows_the_operators_of_every_batch_size(cli, compiled):
     code, stdout, _ = cli("inspect", compiled[1])
     assert code == 0

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import onnxruntime
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -39,6 +40,11 @@ class Graph:
     def constant(self, values):
         name = f"c{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        return name
+
+    def shape_constant(self, extents):
+        name = f"c{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(extents, np.int64), name))
         return name
 
     def weight(self, *shape, low=None):
@@ -212,6 +218,44 @@ def pools_and_normalisations(draw):
     return graph.model(normalisation(draw, graph, data, channels)), shape
 
 
+def linear(graph, x, inputs, outputs):
+    weight = graph.constant(graph.random.standard_normal((inputs, outputs)) / math.sqrt(inputs))
+    return graph.apply("Add", graph.apply("MatMul", x, weight), graph.weight(outputs))
+
+
+def layer_norm(graph, x, columns):
+    """Of parts, as PyTorch's exporter writes it before opset 17."""
+    centred = graph.apply("Sub", x, graph.apply("ReduceMean", x, axes=[-1]))
+    square = graph.apply("Pow", centred, graph.constant(2))
+    variance = graph.apply("ReduceMean", square, axes=[-1])
+    deviation = graph.apply("Sqrt", graph.apply("Add", variance, graph.constant(1e-5)))
+    y = graph.apply("Mul", graph.apply("Div", centred, deviation), graph.weight(columns, low=0.5))
+    return graph.apply("Add", y, graph.weight(columns))
+
+
+def transformer_block(batch, rows, heads, width):
+    columns = heads * width
+    shape = (batch, rows, columns)
+    graph = Graph(shape)
+
+    def head(order):
+        split = graph.shape_constant([batch, rows, heads, width])
+        y = graph.apply("Reshape", linear(graph, "x", columns, columns), split)
+        return graph.apply("Transpose", y, perm=order)
+
+    query, key, value = head([0, 2, 1, 3]), head([0, 2, 3, 1]), head([0, 2, 1, 3])
+    scores = graph.apply("MatMul", query, key)
+    scores = graph.apply("Div", scores, graph.constant(math.sqrt(width)))
+    mixed = graph.apply("MatMul", graph.apply("Softmax", scores, axis=-1), value)
+    mixed = graph.apply("Transpose", mixed, perm=[0, 2, 1, 3])
+    merged = graph.apply("Reshape", mixed, graph.shape_constant(shape))
+    attended = graph.apply("Add", linear(graph, merged, columns, columns), "x")
+    x = layer_norm(graph, attended, columns)
+    inner = gelu(graph, linear(graph, x, columns, 2 * columns))
+    y = graph.apply("Add", linear(graph, inner, 2 * columns, columns), x)
+    return graph.model(layer_norm(graph, y, columns)), shape
+
+
 def check(case, partitioner, gang_is_faster):
     model, shape = case
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -231,6 +275,7 @@ def check(case, partitioner, gang_is_faster):
     for _ in range(2):
         (output,) = executor.run([x])
         np.testing.assert_allclose(output, expected, rtol=1e-3, atol=2e-5 * scale + 1e-6)
+    return graph
 
 
 partitioners = st.sampled_from(["sequential", "greedy", "ios"])
@@ -252,3 +297,23 @@ def test_matrix_products(case, partitioner, gang_is_faster):
 @given(pools_and_normalisations(), partitioners, st.booleans())
 def test_pools_and_normalisations(case, partitioner, gang_is_faster):
     check(case, partitioner, gang_is_faster)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("partitioner", ["sequential", "ios"])
+def test_transformer_block_consists_of_primitives(batch, partitioner):
+    graph = check(transformer_block(batch, 9, 3, 8), partitioner, partitioner == "sequential")
+    origins = sorted(op.origin.partition(" ")[2] for op in graph.ops)
+    assert origins == [
+        "24->24 + bias",
+        "24->24 + bias",
+        "24->24 + bias",
+        "24->24 + bias + residual",
+        "24->48 + bias + gelu_erf",
+        "48->24 + bias + residual",
+        "8->9 + linear",
+        "9->8",
+        "of 9",
+        "over 24",
+        "over 24",
+    ]

@@ -13,7 +13,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import IO, TypeVar
@@ -22,6 +22,7 @@ from top_tvm.container import METADATA, Writer, open_sealed, sealed
 from top_tvm.device import missing_features
 from top_tvm.errors import ArtifactError, PlanError
 from top_tvm.plan import Plan
+from top_tvm.roofline import Roofline
 from top_tvm.strict_json import StrictJSONError, decode, encode, parse
 from top_tvm.weights import Array, decode_weights, encode_weights, encoded_bytes
 
@@ -87,6 +88,8 @@ class Metadata:
         In the order of the model.
     format : int
         Version of the file's layout.
+    roofline : Roofline
+        Limits of the machine on which the profiles were measured.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Metadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     format: int = ARTIFACT_FORMAT
+    roofline: Roofline = field(default_factory=Roofline)
 
 
 @dataclass(frozen=True, eq=False)

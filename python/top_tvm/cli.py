@@ -232,7 +232,8 @@ def inspect(file: FileArgument, as_json: JsonOption = False) -> None:
     total, weights = described["memory_bytes"] / 1e6, described["weights_bytes"] / 1e6
     sys.stdout.write(
         f"{described['name']}, by {described['creator']} for {described['target']}: "
-        f"{total:.1f} MB of memory, {weights:.1f} MB of them weights\n"
+        f"{total:.1f} MB of memory, {weights:.1f} MB of them weights; "
+        f"{described['layout_changes']} layout changes\n"
     )
 
 

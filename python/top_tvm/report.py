@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy.typing as npt
 
 from top_tvm.artifact import Artifact
-from top_tvm.plan import Plan
+from top_tvm.plan import Kernel, Plan
+from top_tvm.runtime.plan_view import view_plan
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
@@ -22,7 +26,16 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "predicted_us": plan.predicted_us or None,
         "measured_us": plan.measured_us or None,
         "arena_bytes": plan.arena_bytes,
+        "layout_changes": sum(_changes_layout(plan.kernels[call.kernel]) for call in plan.calls),
     }
+
+
+def _changes_layout(kernel: Kernel) -> bool:
+    """Whether a kernel only reorders elements: TVM names kernels by what they do."""
+    return (
+        kernel.library == "tvm"
+        and re.search(r"transpose|layout_transform", kernel.symbol) is not None
+    )
 
 
 def describe_artifact(artifact: Artifact) -> dict[str, Any]:
@@ -31,10 +44,12 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``ops`` counts the ops of the smallest batch size. A variant is a way to run: with ``lanes``
-        tasks at a time, cut into ``segments`` pieces, ``batch`` inputs each; it takes ``period_us``
-        and gives ``capacity_per_s`` inferences per second. ``memory_bytes`` is what stays
-        allocated while every plan is loaded: weights, kernels and one arena per plan.
+        ``ops`` and ``layout_changes`` count ops, and those that only change a layout, of the
+        smallest batch size, and ``operators`` has their kernels, times and speeds; ``roofline``
+        holds the limits of the device that their per cent refer to. A variant is a way to run: with
+        ``lanes`` tasks at a time, cut into ``segments`` pieces, ``batch`` inputs each; it takes
+        ``period_us`` and gives ``capacity_per_s`` inferences per second. ``memory_bytes`` is what
+        stays allocated while every plan is loaded: weights, kernels and one arena per plan.
     """
     plans = [describe_plan(plan) for _, plan in sorted(artifact.plans.items())]
     variants = [_variant(plan) for plan in plans]
@@ -48,6 +63,9 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "cpu_features": list(artifact.metadata.cpu_features),
         "libraries": dict(artifact.metadata.libraries),
         "ops": plans[0]["ops"],
+        "layout_changes": plans[0]["layout_changes"],
+        "operators": _operators(artifact),
+        "roofline": {k: _finite(v) for k, v in asdict(artifact.metadata.roofline).items()},
         "plans": plans,
         "variants": variants,
         "capacity_per_s": max(capacities, default=None),
@@ -55,6 +73,30 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "weights_bytes": weights,
         "kernels_bytes": len(artifact.kernels),
     }
+
+
+def _operators(artifact: Artifact) -> list[dict[str, Any]]:
+    batch = min(artifact.plans)
+    profiles = artifact.profiles.get(batch, ())
+    view = view_plan(artifact.plans[batch], profiles, artifact.metadata.roofline)
+    return [
+        {
+            "name": op.name,
+            "kernel": op.kernel,
+            "what": op.origin,
+            "threads": op.threads,
+            "time_us": _finite(op.solo_us),
+            "gflops": _finite(op.gflops),
+            "gb_per_s": _finite(op.gb_per_s),
+            "roofline_percent": _finite(op.roofline_percent),
+        }
+        for op in view.ops
+    ]
+
+
+def _finite(number: float | None) -> float | None:
+    """None for what JSON has no number for."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _variant(plan: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.restore_clip import RestoreClip
+from top_tvm.compiler.transform.sink_reshapes import SinkReshapes
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 RNG = np.random.default_rng(7)
@@ -165,6 +166,55 @@ def test_kernels_survive_passes_over_operators():
     after = FoldConstants(RestoreClip(mod))
     relax.analysis.well_formed(after)
     assert_same_numbers(mod, after, (2, 3))
+
+
+def gemm(b, x, rows, weight, bias):
+    """A product with merged rows, as slimming writes it."""
+    merged = b.emit(relax.op.reshape(x, (rows, weight.shape[0])))
+    product = b.emit(relax.op.matmul(merged, relax.const(weight)))
+    return b.emit(relax.op.add(product, relax.const(bias)))
+
+
+def test_reshapes_around_products_disappear():
+    first, second, bias = random(4, 6), random(6, 4), random(6)
+
+    def body(b, x):
+        y = b.emit(relax.op.reshape(gemm(b, x, 6, first, bias), (2, 3, 6)))
+        y = b.emit(relax.op.nn.gelu(y))
+        y = b.emit(relax.op.reshape(gemm(b, y, 6, second, bias[:4]), (2, 3, 4)))
+        return b.emit(relax.op.add(x, y))
+
+    mod = module((2, 3, 4), body)
+    after = SinkReshapes(mod)
+    assert calls(after) == ["matmul", "add", "nn.gelu", "matmul", "add", "add"]
+    assert_same_numbers(mod, after, (2, 3, 4))
+
+
+def test_residual_reaches_the_product_behind_a_reshape():
+    """With merged rows where the data of the product are no reshape, as behind attention."""
+
+    def body(b, x):
+        turned = b.emit(relax.op.permute_dims(x, [1, 0, 2]))
+        y = b.emit(relax.op.reshape(gemm(b, turned, 6, random(4, 4), random(4)), (2, 3, 4)))
+        y = b.emit(relax.op.multiply(y, relax.const(random(1, 1, 4))))
+        return b.emit(relax.op.add(x, b.emit(relax.op.nn.relu(y))))
+
+    mod = module((2, 3, 4), body)
+    after = SinkReshapes(mod)
+    names = [name for name in calls(after) if name != "reshape"]
+    assert names == ["permute_dims", "matmul", "add", "multiply", "nn.relu", "add"]
+    assert_same_numbers(mod, after, (2, 3, 4))
+
+
+def test_reshapes_that_mix_rows_and_columns_stay():
+    def body(b, x):
+        y = b.emit(relax.op.reshape(x, (2, 12)))
+        y = b.emit(relax.op.matmul(y, relax.const(random(12, 12))))
+        y = b.emit(relax.op.add(y, relax.const(random(2, 12))))
+        return b.emit(relax.op.reshape(y, (2, 3, 4)))
+
+    mod = module((2, 3, 4), body)
+    assert calls(SinkReshapes(mod)) == ["reshape", "matmul", "add", "reshape"]
 
 
 def test_dropout_disappears():

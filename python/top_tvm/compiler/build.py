@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,13 @@ from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
-from top_tvm.compiler.kernel_library import compile_kernels, host_target, used_features
+from top_tvm.compiler.kernel_library import (
+    MCPU_VARIABLE,
+    compile_kernels,
+    host_target,
+    used_features,
+)
+from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
 from top_tvm.compiler.pipeline import cpu_pipeline
@@ -33,6 +40,7 @@ from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
 from top_tvm.random_inputs import random_inputs
+from top_tvm.roofline import Roofline
 from top_tvm.runtime.executable import Executable
 from top_tvm.runtime.native import onednn_module, onednn_version
 
@@ -145,7 +153,8 @@ def build(
             OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin)
             for op, cost in zip(variant.extracted.graph.ops, problem.costs, strict=True)
         )
-    metadata = _metadata(compilation.variants[0].name, plans, target, precision)
+    roofline = measure_roofline(streams, compilation.cache)
+    metadata = _metadata(compilation.variants[0].name, plans, target, precision, roofline)
     constants = compilation.session.constants
     return Executable(Artifact(metadata, compilation.kernels, constants, plans, profiles))
 
@@ -175,7 +184,7 @@ def compile_model(
         progress("compile kernels", 0, 1)
         kernels = compile_kernels(prim_funcs, host_target())
         progress("compile kernels", 1, 1)
-        cache = MeasurementCache(host_name())
+        cache = MeasurementCache(_device_name())
         device = calibrate(streams, cache)
     constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
     session = Session.open(kernels, constants)
@@ -184,6 +193,12 @@ def compile_model(
         for v in variants
     )
     return Compilation(chosen, kernels, session, device, cache)
+
+
+def _device_name() -> str:
+    """Name under which times are kept: kernels for another CPU take other times."""
+    wanted = os.environ.get(MCPU_VARIABLE, "")
+    return f"{host_name()}-{wanted}" if wanted else host_name()
 
 
 def measure_ops(
@@ -285,7 +300,9 @@ def measure_plans(
     return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
 
 
-def _metadata(name: str, plans: Mapping[int, Plan], target: str, precision: str) -> Metadata:
+def _metadata(
+    name: str, plans: Mapping[int, Plan], target: str, precision: str, roofline: Roofline
+) -> Metadata:
     smallest = plans[min(plans)]
 
     def specs(indices: Sequence[int]) -> tuple[TensorSpec, ...]:
@@ -296,9 +313,10 @@ def _metadata(name: str, plans: Mapping[int, Plan], target: str, precision: str)
     return Metadata(
         name=name,
         target=target,
-        cpu_features=used_features(precision),
+        cpu_features=used_features(host_target(), precision),
         libraries={"onednn": onednn_version()} if "onednn" in used else {},
         creator=f"top_tvm {__version__}",
         inputs=specs(smallest.inputs),
         outputs=specs(smallest.outputs),
+        roofline=roofline,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -14,7 +15,7 @@ from tvm.target import codegen
 
 from top_tvm.compiler.precision import BF16_FEATURES
 from top_tvm.device import host_features
-from top_tvm.errors import ModelError
+from top_tvm.errors import DeviceError, ModelError
 
 # What kernels may call back; the runtime provides exactly these (runtime/kernel_library.cc).
 KNOWN_CALLBACKS = {
@@ -23,24 +24,48 @@ KNOWN_CALLBACKS = {
     "__TVMBackendFreeWorkspace",
 }
 
-# Instruction sets beyond the baseline that LLVM and oneDNN may use when the host has them.
+# Instruction sets beyond the baseline that LLVM may use, as Linux names them.
 _INSTRUCTION_SETS = {
     *("sse4_2", "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "avx_vnni"),
     *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
     *("avx512ifma", "avx512vbmi", "avx512_vbmi2", "avx512_bitalg", "avx512_vpopcntdq"),
     *("asimd", "asimdhp", "asimddp", "sve", "sve2"),
 }
+# Where LLVM's name is not Linux's without its underscores.
+_LLVM_NAMES = {
+    **{"sse4_2": "sse4.2", "bmi1": "bmi", "avx_vnni": "avxvnni"},
+    **{"asimd": "neon", "asimdhp": "fullfp16", "asimddp": "dotprod"},
+}
+MCPU_VARIABLE = "TOP_TVM_MCPU"
 
 
-def used_features(precision: str = "fp32") -> tuple[str, ...]:
-    """CPU features that kernels compiled for this host may use."""
-    known = _INSTRUCTION_SETS | (BF16_FEATURES if precision == "bf16" else set())
-    return tuple(sorted(host_features() & known))
+def used_features(target: tvm.target.Target, precision: str = "fp32") -> tuple[str, ...]:
+    """CPU features that kernels compiled for a target may use."""
+    compiled = {
+        feature
+        for feature in _INSTRUCTION_SETS
+        if codegen.llvm_cpu_has_features(_LLVM_NAMES.get(feature, feature.replace("_", "")), target)
+    }
+    used = compiled | (BF16_FEATURES if precision == "bf16" else set())
+    return tuple(sorted(used & host_features()))
 
 
 def host_target() -> tvm.target.Target:
-    """LLVM target for the CPU this process runs on."""
-    return tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
+    """LLVM target for the CPU this process runs on, or that ``TOP_TVM_MCPU`` names.
+
+    Raises
+    ------
+    DeviceError
+        If LLVM does not know the CPU that the variable names.
+    """
+    wanted = os.environ.get(MCPU_VARIABLE, "")
+    known = codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm"}))
+    if wanted and wanted not in known:
+        raise DeviceError(
+            f"{MCPU_VARIABLE}={wanted}: LLVM knows no such CPU; x86-64-v3 is one of "
+            f"{len(known)} that it knows"
+        )
+    return tvm.target.Target({"kind": "llvm", "mcpu": wanted or str(codegen.llvm_get_system_cpu())})
 
 
 def compile_kernels(prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> bytes:

@@ -15,9 +15,11 @@ from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.lower_concat import LowerConcat
+from top_tvm.compiler.transform.pack_weights import PackWeights
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.restore_clip import RestoreClip
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
+from top_tvm.compiler.transform.sink_reshapes import SinkReshapes
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
 
 
@@ -37,10 +39,12 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
         RemoveDropout,
         StackSumToAdd,
         FoldConstants,
+        SinkReshapes,
         DecomposeBatchNorm,
         FoldConstants,
         FoldScaleShift,
         ConvertToNHWC,
+        *([] if onednn else [PackWeights]),
         FoldConstants,
         LowerConcat,
     ]

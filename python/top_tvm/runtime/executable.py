@@ -14,7 +14,7 @@ from top_tvm.artifact import Artifact, TensorSpec
 from top_tvm.bfloat16 import raw
 from top_tvm.errors import DeviceError, InputError, PlanError
 from top_tvm.plan import Plan, Tensor
-from top_tvm.runtime.native import onednn_module
+from top_tvm.runtime.native import ONEDNN_SWITCH, onednn_module
 from top_tvm.runtime.plan_view import PlanView, view_plan
 
 Array = npt.NDArray[Any]
@@ -47,6 +47,11 @@ class Executable:
             for kernel in plan.kernels
         )
         module = onednn_module() if needs_onednn else None
+        if needs_onednn and module is None:
+            raise DeviceError(
+                "the model was compiled for oneDNN, which is missing or switched off by "
+                f"{ONEDNN_SWITCH}=0: install onednn-cpu-gomp, or build the model on this machine"
+            )
         try:
             library = _native.KernelLibrary(artifact.kernels) if artifact.kernels else None
             constants = {key: _ready(raw(array)) for key, array in artifact.constants.items()}
@@ -163,7 +168,8 @@ class Executable:
         if batch not in self._executors:
             sizes = ", ".join(map(str, self.batch_sizes))
             raise InputError(f"there is no plan for batch size {batch}; built for {sizes}")
-        return view_plan(self._artifact.plans[batch], self._artifact.profiles.get(batch, ()))
+        profiles = self._artifact.profiles.get(batch, ())
+        return view_plan(self._artifact.plans[batch], profiles, self._artifact.metadata.roofline)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the artifact to a file that :func:`top_tvm.load` reads."""

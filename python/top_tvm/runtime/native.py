@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ from top_tvm.errors import DeviceError
 
 _ONEDNN_WHEEL = "onednn-cpu-gomp"
 _ONEDNN_LIBRARY = "libdnnl.so.3"
+ONEDNN_SWITCH = "TOP_TVM_ONEDNN"
+_COST = "convolutions and matrix products use kernels of TVM, which are about half as fast"
+_HOW_TO_BUILD = (
+    "where there is a wheel (x86-64 Linux), pip install onednn-devel-cpu-gomp==2023.2.0 and "
+    "install top_tvm from source"
+)
+_LOG = logging.getLogger(__name__)
 
 
 def _load(path: Path, package: str, mode: int) -> None:
@@ -55,23 +63,31 @@ def _find_onednn() -> Path | None:
 def onednn_module() -> str | None:
     """Path of the native module of oneDNN kernels, with oneDNN loaded.
 
+    ``TOP_TVM_ONEDNN=0`` in the environment does without it. Where it is missing, which kernels that
+    TVM generates make up for, one warning says so.
+
     Returns
     -------
     str or None
-        What ``_native.Executor`` takes as ``library_kernels``; None where top_tvm was built without
-        oneDNN.
+        What ``_native.Executor`` takes as ``library_kernels``; None without oneDNN.
 
     Raises
     ------
     DeviceError
-        When top_tvm was built with oneDNN and the library cannot be loaded.
+        When oneDNN is there but cannot be loaded.
     """
+    if os.environ.get(ONEDNN_SWITCH, "1") == "0":
+        return None
     module = Path(__file__).resolve().parent.parent / "_onednn.so"
     if not module.exists():
+        _LOG.warning("top_tvm was built without oneDNN: %s; %s", _COST, _HOW_TO_BUILD)
         return None
     library = _find_onednn()
     if library is None:
-        raise DeviceError(f"{_ONEDNN_LIBRARY} is missing: pip install {_ONEDNN_WHEEL}==2023.2.0")
+        _LOG.warning(
+            "%s is missing: %s; pip install %s==2023.2.0", _ONEDNN_LIBRARY, _COST, _ONEDNN_WHEEL
+        )
+        return None
     # The module finds it by its name among the loaded libraries.
     _load(library, _ONEDNN_WHEEL, os.RTLD_NOW | ctypes.RTLD_LOCAL)
     return str(module)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from top_tvm.artifact import OpProfile
 from top_tvm.plan import Plan
+from top_tvm.roofline import Roofline
+
+_SPEEDS = ("us", "GFLOP/s", "GB/s", "% roof")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class OpView:
         Time alone on the device in microseconds in this thread form, if it was measured.
     flops : int or None
         Arithmetic operations, if profiled.
+    gflops, gb_per_s : float or None
+        Speed of its arithmetic and of its memory traffic at that time.
+    roofline_percent : float or None
+        Share of what the device could do at best.
     origin : str
         ONNX nodes or Relax operators that it came from.
     """
@@ -35,6 +42,9 @@ class OpView:
     threads: int
     solo_us: float | None
     flops: int | None
+    gflops: float | None
+    gb_per_s: float | None
+    roofline_percent: float | None
     origin: str
 
 
@@ -101,20 +111,20 @@ class PlanView:
             f"predicted {_time(self.predicted_us or None)} us, "
             f"measured {_time(self.measured_us or None)} us"
         )
-        titles = ("stage", "group", "stream", "threads", "us", "kernel", "op", "what")
+        titles = ("stage", "group", "stream", "threads", *_SPEEDS, "kernel", "op", "what")
         return "\n".join([head, *_table(titles, (_row(op) for op in self.ops))])
 
 
-def view_plan(plan: Plan, profiles: Iterable[OpProfile]) -> PlanView:
-    """Join a plan with the profiles of its ops."""
+def view_plan(
+    plan: Plan, profiles: Iterable[OpProfile], roofline: Roofline | None = None
+) -> PlanView:
+    """Join a plan with the profiles of its ops and the limits of the device."""
     by_name = {profile.name: profile for profile in profiles}
     ops = []
     for call in plan.calls:
         kernel = plan.kernels[call.kernel]
         profile = by_name.get(call.op)
-        solo_us = None
-        if profile is not None:
-            solo_us = profile.gang_us if call.threads > 1 else profile.single_us
+        speed = _speed(profile, call.threads > 1, roofline or Roofline())
         ops.append(
             OpView(
                 name=call.op,
@@ -123,8 +133,11 @@ def view_plan(plan: Plan, profiles: Iterable[OpProfile]) -> PlanView:
                 group=call.group,
                 stream=call.stream,
                 threads=call.threads,
-                solo_us=solo_us,
+                solo_us=speed[0],
                 flops=profile.flops if profile is not None else None,
+                gflops=speed[1],
+                gb_per_s=speed[2],
+                roofline_percent=speed[3],
                 origin=profile.origin if profile is not None else "",
             )
         )
@@ -139,6 +152,19 @@ def view_plan(plan: Plan, profiles: Iterable[OpProfile]) -> PlanView:
     )
 
 
+def _speed(
+    profile: OpProfile | None, gang: bool, roofline: Roofline
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """Time in us, GFLOP/s, GB/s and per cent of the roofline of an op in one thread form."""
+    if profile is None:
+        return None, None, None, None
+    time_us = profile.gang_us if gang else profile.single_us
+    percent = roofline.percent(profile.flops, profile.nbytes, time_us, gang=gang)
+    if not time_us > 0:
+        return time_us, None, None, percent
+    return time_us, profile.flops / time_us / 1e3, profile.nbytes / time_us / 1e3, percent
+
+
 def _time(time_us: float | None) -> str:
     return "?" if time_us is None else f"{time_us:.1f}"
 
@@ -147,7 +173,8 @@ def _row(op: OpView) -> tuple[str, ...]:
     stream = "all" if op.threads > 1 else str(op.stream)
     place = (str(op.stage), str(op.group), stream, str(op.threads))
     library = op.kernel.partition(":")[0]
-    return (*place, _time(op.solo_us), library, op.name, op.origin)
+    speeds = map(_time, (op.solo_us, op.gflops, op.gb_per_s, op.roofline_percent))
+    return (*place, *speeds, library, op.name, op.origin)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -23,8 +23,15 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from tvm.s_tir.schedule import ScheduleError
 
+from top_tvm.compiler.kernel_library import host_target
 from top_tvm.compiler.transform.expand_math import expand_math, is_transcendental
 from top_tvm.compiler.transform.rewriter import is_call
+from top_tvm.compiler.transform.schedule_contraction import (
+    Registers,
+    is_contraction,
+    reads_contraction,
+    schedule_contraction,
+)
 
 # Widest first; narrower vectors serve extents that the wide one does not divide.
 VECTOR_LANES = (16, 8, 4)
@@ -36,8 +43,13 @@ _SCHEDULED = "tirx.is_scheduled"
 FLOPS_ATTRIBUTE = "top_tvm.flops"
 
 
-def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Scheduled form of a PrimFunc; one that has no block structure comes back unchanged."""
+def schedule_prim_func(
+    function: tirx.PrimFunc, target: tvm.target.Target | None = None
+) -> tirx.PrimFunc:
+    """Schedule a PrimFunc for a CPU, by default :func:`host_target`.
+
+    One that is scheduled already, or has no block structure, comes back unchanged.
+    """
     if function.attrs and function.attrs.get(_SCHEDULED):
         return function
     schedule = Schedule(tvm.IRModule({"main": function}))
@@ -45,6 +57,7 @@ def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
     if blocks is None:
         return function
     nests = [_nest(schedule, block) for block in _inline(schedule, blocks)]
+    nests = _schedule_contractions(schedule, nests, Registers.of(target or host_target()))
     rows = _common_rows(schedule, nests)
     if rows:
         _schedule_rows(schedule, nests, rows)
@@ -56,6 +69,25 @@ def schedule_prim_func(function: tirx.PrimFunc) -> tirx.PrimFunc:
     flops = int(estimate_tir_flops(schedule.mod))
     attributes = {_SCHEDULED: True, FLOPS_ATTRIBUTE: flops}
     return expand_math(schedule.mod["main"]).with_attrs(attributes)
+
+
+def _schedule_contractions(
+    schedule: Schedule, nests: Sequence[_Nest | None], registers: Registers
+) -> list[_Nest | None]:
+    """Schedule convolutions and matrix products; return what is left."""
+    left = list(nests)
+    for nest in nests:
+        if nest is None or not is_contraction(schedule, nest.block):
+            continue
+        readers = [schedule.get(reader) for reader in schedule.get_consumers(nest.block)]
+        others = [other for other in nests if other is not None and other is not nest]
+        behind = [other for other in others if schedule.get(other.block) in readers]
+        if len(readers) != len(behind) or len(behind) > 1:
+            continue
+        epilogue = behind[0].block if behind else None
+        if schedule_contraction(schedule, nest.block, epilogue, registers):
+            left = [other for other in left if other is not nest and other not in behind]
+    return left
 
 
 @dataclass(frozen=True)
@@ -100,6 +132,10 @@ def _inline(schedule: Schedule, blocks: list[SBlockInfo]) -> list[SBlockInfo]:
             if _worth_a_buffer(schedule, block.block_rv):
                 continue
             for inline in (schedule.compute_inline, schedule.reverse_compute_inline):
+                if inline == schedule.reverse_compute_inline and _follows_reduction(
+                    schedule, block.block_rv
+                ):
+                    continue
                 try:
                     inline(block.block_rv)
                 except ScheduleError:
@@ -110,6 +146,12 @@ def _inline(schedule: Schedule, blocks: list[SBlockInfo]) -> list[SBlockInfo]:
     return left
 
 
+def _follows_reduction(schedule: Schedule, block: Any) -> bool:
+    """Whether a block reads a reduction: TVM would inline it into each step of a trivial one."""
+    producers = schedule.get_producers(block)
+    return any(schedule.get(producer).init is not None for producer in producers)
+
+
 def _worth_a_buffer(schedule: Schedule, block: Any) -> bool:
     """Whether readers should load the results of a block rather than compute them again."""
     statement = schedule.get(block)
@@ -117,6 +159,8 @@ def _worth_a_buffer(schedule: Schedule, block: Any) -> bool:
         return True
     if not schedule.get_consumers(block) or len(statement.reads) != 1:
         return False
+    if reads_contraction(schedule, block):
+        return True
     # Padding of the innermost axis: its condition would differ from lane to lane.
     source, target = statement.reads[0].source.shape, statement.writes[0].source.shape
     value = getattr(statement.body, "value", None)
