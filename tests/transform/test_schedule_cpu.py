@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tvm
 from tvm import relax
 
-from kernels import assembly, call, kernel
+from kernels import assembly, call, compiled, kernel
 from top_tvm.compiler.extract import _is_parallel
 
 RNG = np.random.default_rng(5)
@@ -155,3 +156,11 @@ def test_gate_of_channel_means():
         lambda emit, x: emit(op.multiply(x, emit(op.mean(x, [1, 2], keepdims=True)))),
         lambda x: x * x.mean((1, 2), keepdims=True),
     )
+
+
+def test_a_kernel_of_several_results():
+    function = kernel((3, 32), lambda emit, x: emit(op.split(x, 2, axis=1)))
+    x = random(3, 32)
+    parts = [tvm.runtime.tensor(np.zeros((3, 16), "float32")) for _ in range(2)]
+    compiled(function)["kernel"](tvm.runtime.tensor(x), *parts)
+    np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts], 1), x)
