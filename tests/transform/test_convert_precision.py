@@ -13,6 +13,7 @@ from top_tvm.compiler.extract import extract
 from top_tvm.compiler.transform.convert_precision import ConvertPrecision
 from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
 from top_tvm.compiler.transform.dispatch_views import DispatchViews
+from top_tvm.compiler.transform.expand_bfloat16 import ExpandBFloat16
 from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.schedule_cpu import ScheduleCPU
 from top_tvm.errors import ModelError
@@ -51,6 +52,7 @@ def converted(mod):
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         ScheduleCPU,
+        ExpandBFloat16,
     ]
     return tvm.transform.Sequential(passes)(mod)
 

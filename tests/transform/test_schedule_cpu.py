@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tvm
 from tvm import relax
 
-from kernels import assembly, call, kernel
+from kernels import assembly, call, compiled, kernel
 from top_tvm.compiler.extract import _is_parallel
 
 RNG = np.random.default_rng(5)
@@ -172,3 +173,11 @@ def test_expensive_value_with_two_readers_stays_a_vector():
         return emit(op.multiply(emit(op.add(y, relax.const(np.float32(1)))), y))
 
     check((4, 5, 32), body, lambda x: (np.exp(x) + 1) * np.exp(x))
+
+
+def test_a_kernel_of_several_results():
+    function = kernel((3, 32), lambda emit, x: emit(op.split(x, 2, axis=1)))
+    x = random(3, 32)
+    parts = [tvm.runtime.tensor(np.zeros((3, 16), "float32")) for _ in range(2)]
+    compiled(function)["kernel"](tvm.runtime.tensor(x), *parts)
+    np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts], 1), x)
