@@ -252,12 +252,12 @@ SEALED = {
         "it has no format version",
     ),
     "newer": (
-        lambda parts: update_metadata(parts, format=2, novelty=1),
-        "format version 2 is newer than 1, .*: upgrade top_tvm",
+        lambda parts: update_metadata(parts, format=3, novelty=1),
+        "format version 3 is newer than 2, .*: upgrade top_tvm",
     ),
     "older": (
-        lambda parts: update_metadata(parts, format=0),
-        "format version 0 is no longer read: build the model again",
+        lambda parts: update_metadata(parts, format=1),
+        "format version 1 is no longer read: build the model again",
     ),
     "unknown key": (
         lambda parts: update_metadata(parts, novelty=1),

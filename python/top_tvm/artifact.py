@@ -26,7 +26,7 @@ from top_tvm.roofline import Roofline
 from top_tvm.strict_json import StrictJSONError, decode, encode, parse
 from top_tvm.weights import Array, decode_weights, encode_weights, encoded_bytes
 
-ARTIFACT_FORMAT = 1
+ARTIFACT_FORMAT = 2
 
 _WEIGHTS = "weights.safetensors"
 _KERNELS = "kernels.so"
