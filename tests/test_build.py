@@ -170,7 +170,9 @@ def test_a_stale_profile_is_measured_again(monkeypatch, tmp_path):
     (file,) = tmp_path.glob("*.json")
     cache = build_module.MeasurementCache(build_module.host_name())
     slow = {
-        key: [1e6, 1e6, 1e6, 99] for key, entry in cache.entries.items() if isinstance(entry, list)
+        key: [1e6, 1e6, 1e6, 99]
+        for key, entry in cache.entries.items()
+        if isinstance(entry, list) and not key.startswith("kernels/")
     }
     assert slow
     cache.update(slow)
