@@ -2,9 +2,13 @@
 
 Every part of a concatenation becomes a slice of the whole: the ops that write and read the part do
 so with strides. That nests: in a dense block each layer's concatenation is itself a slice of the
-next one, and all of them end in one buffer. A concatenation stays a copying kernel where a part
-cannot be placed: inputs and constants of the model, a part used twice, an address that would not
-be aligned, a part that is also read as rows that do not fit.
+next one, and all of them end in one buffer.
+
+A concatenation stays a copying kernel where a part cannot be placed (inputs and constants of the
+model, a part used twice, an address that would not be aligned, a part that is also read as rows
+that do not fit), and where that saves nothing: oneDNN's primitives, except matrix products, write a
+dense result first and copy it, and products into rows apart are slower than others. So most of the
+bytes must come from generated kernels or from other concatenations.
 """
 
 from __future__ import annotations
@@ -66,6 +70,12 @@ class _Placing:
         for index, op in enumerate(graph.ops):
             for value in (*op.inputs, *op.outputs):
                 self.users[graph.values[value].storage].add(index)
+        # Library by storage; concatenations are generated kernels, too.
+        self.writers = {
+            graph.values[value].storage: op.kernel.library
+            for op in graph.ops
+            for value in op.outputs
+        }
         self.returned = {graph.values[value].storage for value in graph.outputs}
 
     def run(self, concats: set[int]) -> tuple[OpGraph, tuple[int, ...]]:
@@ -85,7 +95,7 @@ class _Placing:
         if target.rows != rows:
             return False
         storages = [self.graph.values[value].storage for value in op.inputs]
-        if max(Counter(storages).values()) > 1:
+        if max(Counter(storages).values()) > 1 or not self._saves_copies(op):
             return False
         placed: dict[int, _Slice] = {}
         start = target.start
@@ -107,6 +117,15 @@ class _Placing:
             return False
         self.ops |= ops
         return True
+
+    def _saves_copies(self, concat: Op) -> bool:
+        saved = total = 0
+        for value in concat.inputs:
+            nbytes = self.graph.values[value].nbytes
+            total += nbytes
+            if self.writers.get(self.graph.values[value].storage) == "tvm":
+                saved += nbytes
+        return 2 * saved > total
 
     def _restrided(self, ops: set[int]) -> dict[int, Op] | None:
         """These ops for the slices as placed now; None where a view of one has no strides."""
