@@ -32,6 +32,7 @@ def test_every_section_is_measured_and_shown(tmp_path):
     assert {"onnxruntime", "openvino", "sequential"} <= set(latency["systems"])
     assert max(latency["errors"].values()) < 1e-3
     assert 0 <= latency["multi_group_share"] <= 1
+    assert 1 <= latency["most_gain"] <= 2
     assert set(records["throughput"]["per_second"]) == {
         *("one stream", "two streams", "openvino", "onnxruntime")
     }

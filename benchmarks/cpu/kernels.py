@@ -32,6 +32,20 @@ def multi_group_share(executable: Executable, batch: int, inputs: Mapping[str, A
     return several / sum(length_us.values())
 
 
+def most_gain(executable: Executable, batch: int) -> float:
+    """How many times faster than sequential any schedule of the same kernels could be at best.
+
+    By the measured times of single ops: sequential execution takes the faster form of each, and no
+    schedule can do better than keep all streams busy with the cheaper one.
+    """
+    artifact = executable.artifact
+    streams = artifact.plans[batch].streams
+    profiles = artifact.profiles[batch]
+    sequential_us = sum(min(op.single_us, op.gang_us) for op in profiles)
+    bound_us = sum(min(op.single_us / streams, op.gang_us) for op in profiles)
+    return sequential_us / bound_us
+
+
 def measure_ops(case: Case) -> dict[str, Any]:
     """Every op of the sequential plan against the roofline that the build measured.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from case import Case
-from kernels import multi_group_share
+from kernels import most_gain, multi_group_share
 from top_tvm.compare import System, measure_visits, ratio_over_rounds, scaled_error, summary
 
 
@@ -29,6 +29,7 @@ def measure_latency(case: Case, rounds: int) -> dict[str, Any]:
         "ratio_sequential": asdict(ratio_over_rounds(lows[best], lows["sequential"])),
         "ratio_auto": asdict(ratio_over_rounds(lows[best], lows[auto])),
         "gain_of_streams": asdict(gain),
+        "most_gain": most_gain(case.auto, case.batch),
         "multi_group_share": multi_group_share(case.auto, case.batch, case.inputs),
     }
 

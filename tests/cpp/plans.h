@@ -67,7 +67,7 @@ class PlanBuilder {
              const std::string& storage, size_t offset) {
     const DLDataType dtype = {kDLFloat, 32, 1};
     const size_t nbytes = tensor_nbytes(name, dtype, shape, {});
-    plan.tensors.push_back({name, dtype, std::move(shape), space, storage, offset, nbytes});
+    plan.tensors.push_back({name, dtype, std::move(shape), {}, space, storage, offset, nbytes});
     return static_cast<int>(plan.tensors.size()) - 1;
   }
   int kernel(const std::string& library, const std::string& symbol,
