@@ -14,7 +14,7 @@ from top_tvm.compiler.lower import lower
 from top_tvm.compiler.partition import PARTITIONERS
 from top_tvm.weights import aligned
 
-BATCH_4 = ("squeezenet", "inception_v1", "shufflenet")
+BATCH_8 = ("squeezenet", "inception_v1", "shufflenet")
 IN_VM = ("squeezenet", "resnet50", "shufflenet")
 
 
@@ -40,7 +40,7 @@ def assert_close(outputs, expected):
         np.testing.assert_allclose(output, reference, rtol=1e-3, atol=1e-4 * scale)
 
 
-CASES = [(name, 1) for name in LIGHT_MODELS] + [(name, 4) for name in BATCH_4]
+CASES = [(name, 1) for name in LIGHT_MODELS] + [(name, 8) for name in BATCH_8]
 
 
 @pytest.mark.parametrize(("name", "batch"), CASES)
