@@ -74,8 +74,9 @@ std::shared_ptr<dnnl::memory> allocate(const dnnl::memory::desc& layout) {
   const size_t rounded = (std::max<size_t>(nbytes, 1) + alignment - 1) / alignment * alignment;
   void* data = std::aligned_alloc(alignment, rounded);
   if (data == nullptr) throw std::bad_alloc();
-  // Advice only: where huge pages are switched off nothing changes.
-  if (alignment == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+  // Advice only: where huge pages are switched off nothing changes. Not for the last part, which
+  // would be resident in full.
+  if (alignment == kHugePage) madvise(data, nbytes / kHugePage * kHugePage, MADV_HUGEPAGE);
   return {new dnnl::memory(layout, cpu_engine(), data), [data](dnnl::memory* memory) {
             delete memory;
             std::free(data);

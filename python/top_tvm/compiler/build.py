@@ -50,7 +50,7 @@ _TVM_LOCK = threading.Lock()
 _ROUNDS = 5
 _SECONDS_PER_PLAN = 0.4
 # A schedule must beat sequential by more than the noise of the measurement to be preferred.
-_MARGIN = 0.99
+_MARGIN = 0.97
 # Prediction and measurement differ by a few per cent when the profile is of the machine as it is.
 _STALE = 0.3
 
