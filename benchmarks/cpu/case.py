@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 MODELS = (*LIGHT_MODELS, *TRANSFORMER_MODELS)
 # Relative to the largest magnitude of an output; bfloat16 has 8 bits of mantissa.
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+TOLERANCE = {"fp32": 1e-4, "bf16": 8e-2}
 
 
 def load_model(name: str, batch: int) -> onnx.ModelProto:

@@ -128,7 +128,7 @@ def build(
     DeviceError
         If this machine cannot compute in the precision.
     """
-    _check_options(target, partitioner, streams, batch_sizes, precision)
+    _check_options(target, partitioner, streams, batch_sizes)
     report = progress or ignore_progress
     compilation = compile_model(
         model,
@@ -229,7 +229,7 @@ def make_plan(variant: Variant, problem: PartitionProblem, name: str, schedule: 
 
 
 def _check_options(
-    target: str, partitioner: str, streams: int, batch_sizes: Sequence[int] | None, precision: str
+    target: str, partitioner: str, streams: int, batch_sizes: Sequence[int] | None
 ) -> None:
     if target != "cpu":
         raise PartitionError(f"target {target!r} is not supported; there is: 'cpu'")
