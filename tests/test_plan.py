@@ -121,6 +121,7 @@ TENSORS = {
     "below": (lambda p: with_tensor(p, 4, offset=-64), "offset -64 is not a multiple"),
     "outside": (lambda p: with_tensor(p, 5, offset=320), "ends at byte 448 of a memory of 384"),
     "view": (lambda p: with_tensor(p, 3, storage="x"), "is a view of 'x', not an arena tensor"),
+    "own view": (lambda p: with_tensor(p, 2, storage="a"), "is a view of 'a', which is a view its"),
     "storage": (lambda p: with_tensor(p, 1, storage=""), r"'w'\): storage is empty"),
     "input": (lambda p: replace(p, inputs=(1,)), r"inputs\[0\].*: space is 'constant'"),
     "input name": (lambda p: with_tensor(p, 0, name="z"), "its storage has another name, 'x'"),

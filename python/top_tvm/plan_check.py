@@ -85,7 +85,7 @@ def _check_view(place: str, tensor: Tensor, in_arena: Mapping[str, Tensor]) -> N
     whole = in_arena.get(tensor.storage)
     if whole is None:
         raise PlanError(f"{place}: is a view of {tensor.storage!r}, not an arena tensor")
-    if whole.storage and whole.storage != whole.name:
+    if whole.storage:
         raise PlanError(f"{place}: is a view of {tensor.storage!r}, which is a view itself")
     start = tensor.offset - whole.offset
     if start < 0 or start + tensor.extent_bytes > whole.nbytes:
