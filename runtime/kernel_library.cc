@@ -90,12 +90,36 @@ T read_at(std::string_view image, uint64_t offset) {
   return value;
 }
 
-// Names of the symbols "__TVM..." of the dynamic symbol table: pointers that the loader of a
-// library has to set, else its kernels jump to address 0.
-std::vector<std::string> context_symbols(std::string_view image) {
+#if defined(__x86_64__)
+constexpr Elf64_Half kMachine = EM_X86_64;
+#elif defined(__aarch64__)
+constexpr Elf64_Half kMachine = EM_AARCH64;
+#else
+#error "kernel libraries are for x86-64 and AArch64"
+#endif
+
+// The dynamic loader believes what an image says: it would map pages that a truncated image does
+// not have, and fault when it touches them.
+void check_image(std::string_view image) {
   if (image.size() < SELFMAG || std::memcmp(image.data(), ELFMAG, SELFMAG) != 0) {
     throw std::runtime_error("The kernel library is not an ELF shared library.");
   }
+  const auto header = read_at<Elf64_Ehdr>(image, 0);
+  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
+      header.e_machine != kMachine || header.e_type != ET_DYN) {
+    throw std::runtime_error("The kernel library is not a shared library for this machine.");
+  }
+  for (int i = 0; i < header.e_phnum; ++i) {
+    const auto segment = read_at<Elf64_Phdr>(image, header.e_phoff + i * sizeof(Elf64_Phdr));
+    if (segment.p_offset > image.size() || image.size() - segment.p_offset < segment.p_filesz) {
+      throw std::runtime_error("The kernel library is truncated.");
+    }
+  }
+}
+
+// Names of the symbols "__TVM..." of the dynamic symbol table: pointers that the loader of a
+// library has to set, else its kernels jump to address 0.
+std::vector<std::string> context_symbols(std::string_view image) {
   const auto header = read_at<Elf64_Ehdr>(image, 0);
   std::vector<std::string> names;
   for (int i = 0; i < header.e_shnum; ++i) {
@@ -150,6 +174,7 @@ void* open_image(std::string_view image) {
 
 KernelLibrary::KernelLibrary(std::string_view image) {
   require_tvm_ffi();  // which kernel libraries use without naming it as a dependency
+  check_image(image);
   std::vector<std::pair<std::string, void*>> context;
   for (const std::string& symbol : context_symbols(image)) {
     void* function = context_function(symbol);
@@ -171,7 +196,12 @@ KernelLibrary::~KernelLibrary() { dlclose(handle_); }
 
 TVMFFISafeCallType KernelLibrary::find(const std::string& symbol) const {
   void* address = dlsym(handle_, ("__tvm_ffi_" + symbol).c_str());
-  if (address == nullptr) {
+  // The library has data under such names as well, which a damaged plan could name.
+  Dl_info info;
+  Elf64_Sym* entry = nullptr;
+  const bool found = address != nullptr &&
+                     dladdr1(address, &info, reinterpret_cast<void**>(&entry), RTLD_DL_SYMENT) != 0;
+  if (!found || entry == nullptr || ELF64_ST_TYPE(entry->st_info) != STT_FUNC) {
     throw std::runtime_error("The kernel library has no kernel '" + symbol + "'.");
   }
   return reinterpret_cast<TVMFFISafeCallType>(address);
