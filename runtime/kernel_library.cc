@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -139,16 +141,15 @@ std::vector<std::string> context_symbols(std::string_view image) {
   return names;
 }
 
-// dlopen wants a path. The name is unique because the loader takes equal paths for the same
-// library; the file is unlinked at once, the mapping keeps it alive.
-void* open_image(std::string_view image) {
-  const char* directory = std::getenv("TMPDIR");
-  std::string path = std::string(directory != nullptr && *directory != '\0' ? directory : "/tmp") +
-                     "/top_tvm_kernels_XXXXXX";
-  const int file = mkstemp(path.data());
+// dlopen wants a path: that of a file in memory, which needs no writable directory and leaves none
+// behind. It stays open as long as the library, because the loader takes equal paths for the same
+// library, and the path is that of its descriptor.
+std::pair<void*, int> open_image(std::string_view image) {
+  const int file = memfd_create("top_tvm_kernels", MFD_CLOEXEC);
   if (file < 0) {
-    throw std::runtime_error("Cannot create '" + path + "' for the kernel library: " +
-                             std::strerror(errno) + "; set TMPDIR to a writable directory.");
+    throw std::runtime_error(
+        std::string("Cannot create a file in memory for the kernel library: ") +
+        std::strerror(errno));
   }
   std::string error;
   for (size_t written = 0; written < image.size() && error.empty();) {
@@ -159,15 +160,17 @@ void* open_image(std::string_view image) {
       error = std::strerror(errno);
     }
   }
-  close(file);
   void* handle = nullptr;
   if (error.empty()) {
+    const std::string path = "/proc/self/fd/" + std::to_string(file);
     handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr) error = dlerror();
   }
-  unlink(path.c_str());
-  if (handle == nullptr) throw std::runtime_error("Cannot load the kernel library: " + error);
-  return handle;
+  if (handle == nullptr) {
+    close(file);
+    throw std::runtime_error("Cannot load the kernel library: " + error);
+  }
+  return {handle, file};
 }
 
 }  // namespace
@@ -185,14 +188,17 @@ KernelLibrary::KernelLibrary(std::string_view image) {
     }
     context.emplace_back(symbol, function);
   }
-  handle_ = open_image(image);
+  std::tie(handle_, file_) = open_image(image);
   // Set in this library only, so that TVM's own runtime in the same process is not disturbed.
   for (const auto& [symbol, function] : context) {
     if (void** slot = static_cast<void**>(dlsym(handle_, symbol.c_str()))) *slot = function;
   }
 }
 
-KernelLibrary::~KernelLibrary() { dlclose(handle_); }
+KernelLibrary::~KernelLibrary() {
+  dlclose(handle_);
+  close(file_);
+}
 
 TVMFFISafeCallType KernelLibrary::find(const std::string& symbol) const {
   void* address = dlsym(handle_, ("__tvm_ffi_" + symbol).c_str());

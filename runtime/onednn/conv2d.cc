@@ -83,9 +83,9 @@ void check_convolution(const Spec& spec, const Epilogue& epilogue, int64_t group
   Spec::require(spec.arg(1).data != nullptr, "the weight must be a constant");
   spec.expect_no_gaps(1);
   const int64_t whole = is_transposed ? data[3] : out[3], part = is_transposed ? out[3] : data[3];
-  Spec::require(
-      groups > 0 && groups <= weight[0] && weight[0] % groups == 0 && whole == weight[0] && part == weight[1] * groups,
-      "the channels of data, weight and output do not fit the groups");
+  Spec::require(groups > 0 && groups <= weight[0] && weight[0] % groups == 0 &&
+                    whole == weight[0] && part == weight[1] * groups,
+                "the channels of data, weight and output do not fit the groups");
   epilogue.check(spec, out[3]);
 }
 

@@ -23,8 +23,8 @@ class Spec {
   void expect_no_more_attributes() const;
   // The attribute with exactly `count` integers.
   std::vector<int64_t> integers(const std::string& name, int count) const;
-  // The same for strides, padding and the like: `least` to 65535. oneDNN's own checks compare shapes
-  // with them in 64 bits, but the code it generates computes addresses in 32.
+  // The same for strides, padding and the like: `least` to 65535. oneDNN's own checks compare
+  // shapes with them in 64 bits, but the code it generates computes addresses in 32.
   std::vector<int64_t> extents(const std::string& name, int count, int64_t least) const;
   // An attribute of one integer; `fallback` when it is absent.
   int64_t flag(const std::string& name, int64_t fallback) const;
