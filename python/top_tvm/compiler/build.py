@@ -21,7 +21,7 @@ from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
-from top_tvm.compiler.estimate import estimate_build
+from top_tvm.compiler.estimate import check_graph_memory, estimate_build
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import (
@@ -252,8 +252,16 @@ def _compile_graph(
 ) -> Variant:
     imported = import_onnx(model, shapes, batch)
     pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
-    module = pipeline(imported.module)
-    extracted = extract(module, imported.inputs, imported.outputs)
+    try:
+        module = pipeline(imported.module)
+        extracted = extract(module, imported.inputs, imported.outputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, ZeroDivisionError) as error:
+        # TVM's passes raise what they like where a graph asks for something impossible.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"{imported.name}: cannot be compiled: {lines[-1] if lines else type(error).__name__}"
+        ) from error
+    check_graph_memory(extracted.graph, imported.name)
     if not extracted.graph.ops:
         raise ModelError(f"{imported.name}: nothing to run: every output is an input or constant")
     return Variant(imported.batch, imported.name, module, extracted)

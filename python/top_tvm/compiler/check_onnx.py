@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+from tvm import relax, tirx
 
 from top_tvm.compiler.read_onnx import MAX_DIMENSIONS, describe_node, tensor_bytes, type_name
 from top_tvm.device import memory_limit_bytes
@@ -40,12 +41,15 @@ class GraphMemory:
         The largest tensor that a node computes,
     largest : str
         and its name and node, for messages; ``""`` when there is none.
+    shapes : dict of str to tuple of int
+        By name, of all tensors whose shape is known.
     """
 
     weights_bytes: int
     activations_bytes: int
     largest_bytes: int
     largest: str
+    shapes: dict[str, tuple[int, ...]]
 
 
 def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
@@ -59,6 +63,7 @@ def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
         If the graph is not valid, or would need more memory than there is.
     """
     _check_names(model.graph, name)
+    _check_omissions(model, name)
     _sort_nodes(model.graph, name)
     weights = {t.name: tensor_bytes(t.data_type, tuple(t.dims)) for t in model.graph.initializer}
     memory = _graph_memory(_inferred(_skeleton(model), name), weights, name)
@@ -71,6 +76,48 @@ def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
             f"machine has {_gigabytes(limit)}: build it for smaller inputs or batches"
         )
     return memory
+
+
+def check_results(
+    main: relax.Function,
+    shapes: Sequence[tuple[int, ...] | None],
+    outputs: Sequence[str],
+    name: str,
+) -> None:
+    """Refuse an imported function whose results have other shapes than ONNX's inference found.
+
+    TVM's importer skips what it does not support of some operators, and goes on.
+
+    Parameters
+    ----------
+    main : relax.Function
+        What TVM's importer made of the graph.
+    shapes : sequence of (tuple of int or None)
+        By output; None where it is not known.
+    outputs : sequence of str
+        Their names.
+    name : str
+        Of the model, for messages.
+
+    Raises
+    ------
+    ModelError
+        Naming the output and both shapes.
+    """
+    kind = main.ret_ty
+    fields = list(kind.fields) if isinstance(kind, relax.TupleType) else [kind]
+    for output, expected, field in zip(outputs, shapes, fields, strict=True):
+        extents = getattr(getattr(field, "shape", None), "values", None)
+        if expected is None or extents is None:
+            continue
+        if not all(isinstance(extent, tirx.IntImm) for extent in extents):
+            continue  # follows from data
+        found = tuple(int(extent) for extent in extents)
+        if found != expected:
+            raise ModelError(
+                f"{name}: TVM's importer gives output {output!r:.80} the shape {found}, where ONNX "
+                f"has {expected}: it does not support a mode or attribute of a node before it"
+            )
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -105,9 +152,14 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
     """Add up a skeleton with inferred shapes; refuses shapes that no tensor can have."""
     graph = model.graph
     sizes: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     makers = {output: node for node in graph.node for output in node.output}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        sizes[value.name] = _value_bytes(value, makers.get(value.name), name)
+        shape = _value_shape(value, makers.get(value.name), name)
+        sizes[value.name] = 0
+        if shape is not None:
+            shapes[value.name] = shape
+            sizes[value.name] = tensor_bytes(value.type.tensor_type.elem_type, shape)
     inputs = {value.name for value in graph.input} - weights.keys()
     last_use = {entry: i for i, node in enumerate(graph.node) for entry in node.input}
     kept = inputs | weights.keys() | {value.name for value in graph.output}
@@ -122,16 +174,18 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
     largest_bytes = sizes.get(largest, 0)
     if label:
         label += f" with {_gigabytes(largest_bytes)}"
-    return GraphMemory(sum(weights.values()), peak, largest_bytes, label)
+    return GraphMemory(sum(weights.values()), peak, largest_bytes, label, shapes)
 
 
-def _value_bytes(value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, name: str) -> int:
+def _value_shape(
+    value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, name: str
+) -> tuple[int, ...] | None:
     place = f"{name}: {value.name!r:.80}"
     if maker is not None:
         place += f" of {describe_node(maker)}"
     if not value.type.HasField("tensor_type"):
         if value.type.WhichOneof("value") is None:  # not inferred
-            return 0
+            return None
         raise ModelError(f"{place}: is no tensor, but a {value.type.WhichOneof('value')}")
     tensor = value.type.tensor_type
     kind = type_name(tensor.elem_type)
@@ -139,11 +193,11 @@ def _value_bytes(value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, name:
         raise ModelError(f"{place}: tensors of {kind} are not supported")
     dims = tensor.shape.dim
     if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
-        return 0
+        return None
     shape = tuple(dim.dim_value for dim in dims)
     if len(shape) > MAX_DIMENSIONS or any(extent < 0 for extent in shape):
         raise ModelError(f"{place}: {shape!s:.80} is not a shape")
-    return tensor_bytes(tensor.elem_type, shape)
+    return shape
 
 
 def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -194,6 +248,26 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
     for value in graph.output:
         if value.name not in known:
             raise ModelError(f"{name}: output {value.name!r:.80} is computed by no node")
+
+
+def _check_omissions(model: onnx.ModelProto, name: str) -> None:
+    """Refuse nodes without an input that they need, which ONNX's checker does not mind."""
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    local = {(function.domain, function.name) for function in model.functions}
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    for node in model.graph.node:
+        if "" not in node.input or (node.domain, node.op_type) in local:
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain)
+        except onnx.defs.SchemaError:
+            continue  # of another domain
+        for position, entry in enumerate(node.input):
+            formal = schema.inputs[min(position, len(schema.inputs) - 1)]
+            if not entry and formal.option != optional:
+                raise ModelError(
+                    f"{name}: {describe_node(node)}: its input {formal.name!r} is missing"
+                )
 
 
 def _sort_nodes(graph: onnx.GraphProto, name: str) -> None:

@@ -101,7 +101,7 @@ def compile_kernels(prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.
             executable = tvm.compile(tvm.IRModule(functions), target=target)
             executable.export_library(str(path), workspace_dir=str(folder))
             library = path.read_bytes()
-    except (RuntimeError, subprocess.SubprocessError) as error:
+    except (RuntimeError, ValueError, TypeError, subprocess.SubprocessError) as error:
         raise ModelError(f"the kernels cannot be compiled for {target}: {error}") from error
     except OSError as error:
         raise DeviceError(
