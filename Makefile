@@ -13,6 +13,7 @@ JOBS ?= $(shell nproc)
 SANITIZERS ?= address thread
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CORRUPTION_ARGS ?=
 EXTRAS := compile,test,bench,lint,dev
 # Without importing tvm_ffi, which imports torch.
 FIND_TVM_FFI = 'import importlib.util as u; print(u.find_spec("tvm_ffi").submodule_search_locations[0])'
@@ -60,8 +61,11 @@ pytest: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The property tests on examples never tried before; what fails is kept and tried first next time.
+# Then damaged files, of which `make test` tries fewer: other ones with CORRUPTION_ARGS="--first N".
 fuzz: setup
 	$(BIN)/python -m pytest --hypothesis-profile=default -m hypothesis $(PYTEST_ARGS)
+	$(BIN)/python tests/corruption.py top $(CORRUPTION_ARGS)
+	$(BIN)/python tests/corruption.py onnx $(CORRUPTION_ARGS)
 
 # The C++ tests once as they are and once per sanitizer.
 ctest: $(addprefix ctest-,plain $(SANITIZERS))

@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import top_tvm
 from build_server import model
+from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.scratch_folder import scratch_folder
 from top_tvm.device import host_name
 from top_tvm.replace_file import remove_stale, replacing
@@ -92,36 +95,39 @@ def test_interrupted_commands_end_with_130(places, tmp_path, delay):
     assert result.returncode == 130, result.stderr.decode()
     assert b"Traceback" not in result.stderr
     assert list(places["out"].iterdir()) == []
-    assert list(places["tmp"].iterdir()) == []
+    assert list(places["tmp"].glob("top_tvm*")) == []
 
 
-_SHORT_OF_SPACE = """
-import resource, sys
-import onnx, top_tvm, top_tvm.compiler.build
-model = onnx.load(sys.argv[1])
-soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), hard))
-try:
-    top_tvm.build(model, partitioner="sequential", streams=1).save(sys.argv[3])
-except top_tvm.TopTVMError as error:
-    print(type(error).__name__, error)
-"""
+def test_a_full_disk_is_named_before_anything_is_compiled(places, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", None)  # not what another test has found
+    usage = namedtuple("usage", ["free"])
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(5_000_000))
+    message = r"5 MB are free, some 10 MB are needed: '.*/tmp'; set TMPDIR to a writable folder"
+    with pytest.raises(top_tvm.DeviceError, match=message):
+        top_tvm.build(model(), partitioner="sequential", streams=1)
+    assert list(places["tmp"].glob("top_tvm*")) == []
 
 
-@pytest.mark.parametrize(
-    ("limit", "message"),
-    [(0, "Error"), (1_000, "Error"), (20_000, "ArtifactError .*model.top: cannot write: File too")],
-)
-def test_a_full_disk_is_named_and_leaves_nothing(places, tmp_path, limit, message):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model(64).SerializeToString())
-    command = [sys.executable, "-c", _SHORT_OF_SPACE, path, str(limit), places["out"] / "model.top"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert message.split(" ")[0] in result.stdout
-    assert list(places["out"].iterdir()) == []
-    assert list(places["tmp"].iterdir()) == []
-    assert {path.suffix for path in places["cache"].iterdir()} <= {".json", ".lock"}
+@pytest.mark.parametrize("limit", [0, 1, 100, 3_000, 9_000])
+def test_a_disk_that_fills_up_leaves_the_old_file(places, limit, monkeypatch):
+    executable = top_tvm.build(model(64), partitioner="sequential", streams=1)
+    path = places["out"] / "model.top"
+    executable.save(path)
+    before = path.read_bytes()
+    cache = MeasurementCache("device", places["cache"])
+    cache.update({"key": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(top_tvm.ArtifactError, match="cannot write: File too large"):
+            executable.save(path)
+        cache.update({"other": "x" * 10_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert list(places["out"].iterdir()) == [path]
+    assert MeasurementCache("device", places["cache"]).entries == {"key": 1}
+    assert {path.suffix for path in places["cache"].iterdir()} == {".json", ".lock"}
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(monkeypatch, caplog):
@@ -179,9 +185,9 @@ def test_a_scratch_folder_goes_and_takes_old_ones_along(tmp_path, monkeypatch):
         folder.mkdir()
         (folder / "kernels.so").touch()
     os.utime(old, (0, 0))
-    with scratch_folder() as folder:
+    with scratch_folder(1) as folder:
         os.utime(folder, (0, 0))
-        with scratch_folder() as other:  # of another build: the first is in use
+        with scratch_folder(1) as other:  # of another build: the first is in use
             assert folder.exists()
             assert other != folder
         assert not old.exists()
