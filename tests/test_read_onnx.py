@@ -232,3 +232,36 @@ def test_the_limit_is_that_of_control_group_or_address_space(tmp_path, monkeypat
     (process / "cgroup").unlink()
     monkeypatch.setattr("resource.getrlimit", lambda _: (7_000, 7_000))
     assert memory_limit_bytes() == 7_000
+
+
+def test_what_the_importer_skips_is_noticed():
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2, 4, 4))
+    scaled = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="nearest")
+    for scales, message in (
+        ([1, 1, 2, 2], None),
+        ([2, 1, 2, 2], r"\(1, 2, 8, 8\), where ONNX has"),
+    ):
+        weights = [numpy_helper.from_array(np.float32(scales), "scales")]
+        model = helper.make_model(
+            helper.make_graph([node], "resize", [image], [scaled], weights),
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=8,
+        )
+        if message is None:
+            assert import_onnx(model).outputs == ("y",)
+        else:
+            with pytest.raises(ModelError, match=message):
+                import_onnx(model)
+
+
+def test_a_shape_that_only_the_importer_knows_is_checked():
+    nodes = [
+        helper.make_node("Tile", ["one", "repeats"], ["huge"]),  # of another rank: not inferred
+        helper.make_node("ReduceMax", ["huge"], ["most"], keepdims=0),
+        helper.make_node("Add", ["x", "most"], ["y"]),
+    ]
+    values = [("half", np.int64([2**60, 2**61])), ("one", np.float32(1))]
+    double = helper.make_node("Add", ["half", "half"], ["repeats"])
+    with pytest.raises(ModelError, match="a node gives a tensor of shape"):
+        import_onnx(make([double, *nodes], values))

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from tvm import relax, tirx
 
 from top_tvm.compiler.read_onnx import MAX_DIMENSIONS, describe_node, tensor_bytes, type_name
 from top_tvm.device import memory_limit_bytes
@@ -19,6 +18,8 @@ from top_tvm.errors import ModelError
 
 # Smaller initializers stay in the skeleton: shapes, axes, repeats, that others follow from.
 _SMALL_BYTES = 1024
+# Operators that ONNX's strict inference takes for invalid, whatever their attributes.
+_NOT_INFERRED = {"MeanVarianceNormalization"}
 # Types that NumPy, the plan and kernels have.
 _TYPES = {
     *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
@@ -78,48 +79,6 @@ def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
     return memory
 
 
-def check_results(
-    main: relax.Function,
-    shapes: Sequence[tuple[int, ...] | None],
-    outputs: Sequence[str],
-    name: str,
-) -> None:
-    """Refuse an imported function whose results have other shapes than ONNX's inference found.
-
-    TVM's importer skips what it does not support of some operators, and goes on.
-
-    Parameters
-    ----------
-    main : relax.Function
-        What TVM's importer made of the graph.
-    shapes : sequence of (tuple of int or None)
-        By output; None where it is not known.
-    outputs : sequence of str
-        Their names.
-    name : str
-        Of the model, for messages.
-
-    Raises
-    ------
-    ModelError
-        Naming the output and both shapes.
-    """
-    kind = main.ret_ty
-    fields = list(kind.fields) if isinstance(kind, relax.TupleType) else [kind]
-    for output, expected, field in zip(outputs, shapes, fields, strict=True):
-        extents = getattr(getattr(field, "shape", None), "values", None)
-        if expected is None or extents is None:
-            continue
-        if not all(isinstance(extent, tirx.IntImm) for extent in extents):
-            continue  # follows from data
-        found = tuple(int(extent) for extent in extents)
-        if found != expected:
-            raise ModelError(
-                f"{name}: TVM's importer gives output {output!r:.80} the shape {found}, where ONNX "
-                f"has {expected}: it does not support a mode or attribute of a node before it"
-            )
-
-
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without its large weights, which become inputs, and without inferred shapes.
 
@@ -153,16 +112,17 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
     graph = model.graph
     sizes: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    returned = {value.name for value in graph.output}
     makers = {output: node for node in graph.node for output in node.output}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        shape = _value_shape(value, makers.get(value.name), name)
+        shape = _value_shape(value, makers.get(value.name), value.name in returned, name)
         sizes[value.name] = 0
         if shape is not None:
             shapes[value.name] = shape
             sizes[value.name] = tensor_bytes(value.type.tensor_type.elem_type, shape)
     inputs = {value.name for value in graph.input} - weights.keys()
     last_use = {entry: i for i, node in enumerate(graph.node) for entry in node.input}
-    kept = inputs | weights.keys() | {value.name for value in graph.output}
+    kept = inputs | weights.keys() | returned
     alive = peak = sum(sizes[entry] for entry in inputs)
     for index, node in enumerate(graph.node):
         alive += sum(sizes.get(output, 0) for output in node.output)
@@ -178,19 +138,21 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
 
 
 def _value_shape(
-    value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, name: str
+    value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, is_output: bool, name: str
 ) -> tuple[int, ...] | None:
     place = f"{name}: {value.name!r:.80}"
     if maker is not None:
         place += f" of {describe_node(maker)}"
     if not value.type.HasField("tensor_type"):
-        if value.type.WhichOneof("value") is None:  # not inferred
+        kind = value.type.WhichOneof("value")
+        # None: not inferred. Inside a graph, TVM's importer resolves sequences.
+        if kind is None or (maker is not None and not is_output):
             return None
-        raise ModelError(f"{place}: is no tensor, but a {value.type.WhichOneof('value')}")
+        raise ModelError(f"{place}: is no tensor, but a {kind}")
     tensor = value.type.tensor_type
-    kind = type_name(tensor.elem_type)
-    if kind not in _TYPES and tensor.elem_type:
-        raise ModelError(f"{place}: tensors of {kind} are not supported")
+    element = type_name(tensor.elem_type)
+    if element not in _TYPES and tensor.elem_type:
+        raise ModelError(f"{place}: tensors of {element} are not supported")
     dims = tensor.shape.dim
     if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
         return None
@@ -204,13 +166,14 @@ def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     tensors = [o.type.tensor_type for o in model.graph.output if o.type.HasField("tensor_type")]
     for tensor in tensors:
         tensor.shape.SetInParent()  # the checker insists on one
+    strict = not any(node.op_type in _NOT_INFERRED for node in model.graph.node)
     try:
         onnx.checker.check_model(model)
         for tensor in tensors:
             # Exporters at times declare another shape than follows, which nobody else minds.
             tensor.ClearField("shape")
         return onnx.shape_inference.infer_shapes(
-            model, check_type=True, strict_mode=True, data_prop=True
+            model, check_type=True, strict_mode=strict, data_prop=True
         )
     except (
         onnx.checker.ValidationError,

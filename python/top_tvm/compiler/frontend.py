@@ -10,7 +10,8 @@ from pathlib import Path
 import onnx
 import tvm
 
-from top_tvm.compiler.check_onnx import check_model, check_results
+from top_tvm.compiler.check_imported import check_imported
+from top_tvm.compiler.check_onnx import check_model
 from top_tvm.compiler.explicit_padding import make_padding_explicit
 from top_tvm.compiler.read_onnx import load_onnx
 from top_tvm.errors import ModelError
@@ -181,7 +182,7 @@ def import_onnx(
     outputs = tuple(value.name for value in model.graph.output)
     inputs = tuple(value.name for value in runtime_inputs(model))
     check_operators(model, name)
-    shapes_by_name = check_model(model, name).shapes
+    inferred = check_model(model, name)
     try:
         # Before version 4 every initializer had to be an input, too; slimming separates them.
         model.ir_version = max(model.ir_version, 4)
@@ -203,7 +204,7 @@ def import_onnx(
     main = module["main"]
     if len(main.params) != len(remaining):
         raise ModelError(f"{name}: {len(remaining)} inputs became {len(main.params)} parameters")
-    check_results(main, [shapes_by_name.get(output) for output in outputs], outputs, name)
+    check_imported(main, outputs, inferred.shapes, name)
     return Imported(module, name, tuple(remaining), outputs, fixed_batch)
 
 
