@@ -19,6 +19,8 @@ std::unique_ptr<Kernel> make_pool2d(const Spec& spec, dnnl::algorithm algorithm)
                 "data and output must have 4 dimensions, batch and channels in common");
   memory::dims before = {padding[0], padding[1]}, after = {padding[2], padding[3]};
   for (int axis = 0; axis < 2; ++axis) {
+    Spec::require((out[1 + axis] - 1) * strides[axis] < in[1 + axis] + before[axis] + after[axis],
+                  "the output has windows that begin behind the padded data");
     const int64_t extent = (window[axis] - 1) * dilation[axis] + 1;
     const int64_t needed =
         (out[1 + axis] - 1) * strides[axis] + extent - in[1 + axis] - before[axis];
