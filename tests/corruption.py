@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import IO, Any
 
 # Of processor time that one corruption may take; other processes do not count. A child that says
-# nothing for several times as long hangs.
+# nothing for ten times as long hangs.
 SECONDS = 30
-HANG_SECONDS = 180
+HANG_SECONDS = 300
 # Of a child: pages in use at its worst beyond what its imports and the undamaged file take.
 PEAK_BYTES = 2**30
 # Address space of a child, so that a runaway allocation fails rather than harms the machine.
