@@ -1,0 +1,369 @@
+"""The walk over an ONNX graph: constants are folded, everything else becomes Relax."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import ml_dtypes
+import numpy as np
+import onnx
+import tvm
+from onnx import helper, numpy_helper
+from tvm import relax
+
+from top_tvm.compiler.onnx_import.convert_map import CONVERTERS
+from top_tvm.compiler.onnx_import.fold import fold
+from top_tvm.compiler.onnx_import.functions import function_body
+from top_tvm.compiler.onnx_import.node import Array, Expr, Node, constant, dtype_of, shape_of
+from top_tvm.compiler.onnx_import.order import needed_nodes
+from top_tvm.errors import ModelError
+from top_tvm.plan import DTYPE_BYTES
+
+_LOG = logging.getLogger(__name__)
+STANDARD_DOMAINS = ("", "ai.onnx")
+_MAX_DEPTH = 16  # of functions that call functions
+
+# Constants stay arrays until a converter needs them as expressions: folding never leaves NumPy.
+Value: TypeAlias = Array | Expr
+
+
+def convert_graph(model: onnx.ModelProto, name: str) -> tvm.IRModule:
+    """Convert a model whose inputs have static shapes.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Checked by :func:`unsupported_operators`.
+    name : str
+        Of the model, for messages.
+
+    Returns
+    -------
+    tvm.IRModule
+        ``main`` with one parameter per input without initializer, in their order.
+
+    Raises
+    ------
+    ModelError
+        Naming the node that cannot be converted, and why.
+    """
+    builder = relax.BlockBuilder()
+    opsets = opset_versions(model.opset_import)
+    walk = _Walk(name, builder, {(f.domain, f.name): f for f in model.functions})
+    values: dict[str, Value] = {}
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{name}: sparse initializers are not supported; store them densely")
+    for tensor in model.graph.initializer:
+        values[tensor.name] = to_array(tensor, name)
+    parameters = []
+    for info in model.graph.input:
+        if info.name not in values:
+            parameters.append(_parameter(info, name))
+            values[info.name] = parameters[-1]
+    with builder.function("main", params=parameters):
+        with builder.dataflow():
+            scope = _Scope(values, opsets)
+            for node in needed_nodes(model.graph, name):
+                walk.convert(node, scope)
+            results = [_result(output.name, values, name) for output in model.graph.output]
+            result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
+        builder.emit_func_output(result)
+    return builder.get()
+
+
+def unsupported_operators(model: onnx.ModelProto, name: str) -> dict[str, list[str]]:
+    """Names of the nodes of every operator type that cannot be converted, functions included."""
+    functions = {(f.domain, f.name): f for f in model.functions}
+    missing: dict[str, list[str]] = {}
+    nodes = needed_nodes(model.graph, name)
+    bodies = [(nodes, opset_versions(model.opset_import))]
+    bodies += [(f.node, opset_versions(f.opset_import)) for f in model.functions]
+    for nodes, opsets in bodies:
+        for node in nodes:
+            if not _is_supported(node, functions, opsets):
+                standard = node.domain in STANDARD_DOMAINS
+                kind = node.op_type if standard else f"{node.domain}.{node.op_type}"
+                missing.setdefault(kind, []).append(node_name(node))
+    return missing
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """Name of a node, or of its first result where it has none."""
+    return str(node.name or next(filter(None, node.output), "?"))
+
+
+def opset_versions(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    """Version by domain; the standard domain is the empty one."""
+    versions = {_domain(item.domain): int(item.version) for item in imports}
+    return {"": 1, **versions}  # models before IR version 3 import nothing
+
+
+def to_array(tensor: onnx.TensorProto, place: str) -> Array:
+    """Value of a tensor.
+
+    Raises
+    ------
+    ModelError
+        If its bytes do not fit its type and shape.
+    """
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ModelError(f"{place}: tensor {tensor.name!r} cannot be read: {error}") from error
+    if array.dtype == object:
+        raise ModelError(f"{place}: tensor {tensor.name!r} holds strings, which are not supported")
+    return np.asarray(array)
+
+
+def as_expression(value: Value, place: str) -> Expr:
+    """A value as Relax sees it."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.name not in DTYPE_BYTES:
+        raise ModelError(f"{place}: values of type {value.dtype.name} are not supported")
+    return constant(value)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """Names that nodes see: those of their graph, or of the function that they are the body of."""
+
+    values: dict[str, Value]
+    opsets: Mapping[str, int]
+    attributes: Mapping[str, onnx.AttributeProto] = field(default_factory=dict)  # of the caller
+    depth: int = 0
+    path: str = ""
+
+
+@dataclass
+class _Walk:
+    model: str
+    builder: relax.BlockBuilder
+    functions: Mapping[tuple[str, str], onnx.FunctionProto]
+
+    def convert(self, proto: onnx.NodeProto, scope: _Scope) -> None:
+        """Convert one node: its outputs become values of the scope."""
+        label = f"{self.model}: node {scope.path}{node_name(proto)!r} ({proto.op_type})"
+        proto = _with_attributes(proto, scope.attributes)
+        operands = [self._operand(name, scope, label) for name in proto.input]
+        opset = scope.opsets.get(_domain(proto.domain), 1)
+        if proto.op_type == "If" and proto.domain in STANDARD_DOMAINS:
+            self._convert_if(proto, operands, scope, label)
+            return
+        results = fold(proto, opset, operands, label)
+        if results is None:
+            function = self._function(proto, opset, operands)
+            if function is not None:
+                self._convert_function(function, proto, operands, scope, label)
+                return
+            results = self._convert_operator(proto, opset, operands, label)
+        for name, result in zip(proto.output, results, strict=False):
+            if name:
+                self._define(name, result, scope, label)
+
+    def _operand(self, name: str, scope: _Scope, label: str) -> Value | None:
+        if not name:
+            return None
+        if name not in scope.values:
+            raise ModelError(f"{label}: no node before it computes its input {name!r}")
+        return scope.values[name]
+
+    def _define(self, name: str, result: Value | None, scope: _Scope, label: str) -> None:
+        if result is None:
+            raise ModelError(f"{label}: its output {name!r} is not supported")
+        if name in scope.values:
+            raise ModelError(f"{label}: its output {name!r} exists already")
+        scope.values[name] = result
+
+    def _function(
+        self, proto: onnx.NodeProto, opset: int, operands: Sequence[Value | None]
+    ) -> onnx.FunctionProto | None:
+        """Body of a node, unless a converter knows it better."""
+        local = self.functions.get((proto.domain, proto.op_type))
+        if local is not None:
+            return local
+        if proto.domain in STANDARD_DOMAINS and proto.op_type in CONVERTERS:
+            return None
+        types = [None if value is None else _type_proto(value) for value in operands]
+        return function_body(proto, opset, types)
+
+    def _convert_function(
+        self,
+        function: onnx.FunctionProto,
+        proto: onnx.NodeProto,
+        operands: Sequence[Value | None],
+        scope: _Scope,
+        label: str,
+    ) -> None:
+        if scope.depth == _MAX_DEPTH:
+            raise ModelError(f"{label}: functions are nested more than {_MAX_DEPTH} deep")
+        given = {item.name: item for item in proto.attribute}
+        attributes = {item.name: item for item in function.attribute_proto} | given
+        values = {
+            name: value
+            for name, value in zip(function.input, operands, strict=False)
+            if value is not None
+        }
+        opsets = opset_versions(function.opset_import)
+        path = f"{scope.path}{node_name(proto)}/"
+        inner = _Scope(values, opsets, attributes, scope.depth + 1, path)
+        for node in function.node:
+            self.convert(_without_missing(node, inner), inner)
+        for formal, name in zip(function.output, proto.output, strict=False):
+            if name:
+                self._define(name, values.get(formal), scope, label)
+
+    def _convert_if(
+        self, proto: onnx.NodeProto, operands: Sequence[Value | None], scope: _Scope, label: str
+    ) -> None:
+        condition = operands[0] if operands else None
+        if not isinstance(condition, np.ndarray) or condition.size != 1:
+            raise ModelError(
+                f"{label}: its condition is computed at run time; only branches that are known "
+                "when the model is built are supported"
+            )
+        wanted = "then_branch" if condition.item() else "else_branch"
+        branch = next((item.g for item in proto.attribute if item.name == wanted), None)
+        if branch is None or len(branch.output) < len(proto.output):
+            raise ModelError(f"{label}: its {wanted} is missing or has too few outputs")
+        values = dict(scope.values)
+        inner = _Scope(values, scope.opsets, scope.attributes, scope.depth + 1, scope.path)
+        if inner.depth > _MAX_DEPTH:
+            raise ModelError(f"{label}: branches are nested more than {_MAX_DEPTH} deep")
+        for tensor in branch.initializer:
+            values[tensor.name] = to_array(tensor, label)
+        for node in branch.node:
+            self.convert(node, inner)
+        for output, name in zip(branch.output, proto.output, strict=False):
+            self._define(name, values.get(output.name), scope, label)
+
+    def _convert_operator(
+        self, proto: onnx.NodeProto, opset: int, operands: Sequence[Value | None], label: str
+    ) -> list[Value | None]:
+        inputs = tuple(None if v is None else as_expression(v, label) for v in operands)
+        node = Node(proto, label, opset, self.builder, inputs)
+        if proto.domain not in STANDARD_DOMAINS or proto.op_type not in CONVERTERS:
+            node.refuse("there is no such operator, or it is not supported")
+        try:
+            converted = CONVERTERS[proto.op_type](node)
+            results = [converted] if isinstance(converted, tvm.ir.Expr) else list(converted)
+            values = [None if r is None else self._bind(r) for r in results]
+        except ModelError:
+            raise
+        except Exception as error:  # Relax infers shapes, and refuses operands in many ways
+            raise ModelError(f"{label}: cannot be converted: {_last_line(error)}") from error
+        for value in values:
+            if value is not None and isinstance(value, tvm.ir.Expr):
+                _check_type(value, label)
+        return values
+
+    def _bind(self, expression: Expr) -> Value:
+        if isinstance(expression, tvm.ir.GenericConst):
+            return np.asarray(expression.value.numpy())
+        return self.builder.emit(expression)
+
+
+def _result(output: str, values: Mapping[str, Value], name: str) -> Expr:
+    if output not in values:
+        raise ModelError(f"{name}: output {output!r} is computed by no node")
+    return as_expression(values[output], f"{name}: output {output!r}")
+
+
+def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
+    tensor = info.type.tensor_type
+    place = f"{name}: input {info.name!r}"
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{place}: has no element type") from error
+    if dtype not in DTYPE_BYTES:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise ModelError(f"{place}: tensors of type {kind} are not supported")
+    shape = [int(dimension.dim_value) for dimension in tensor.shape.dim]
+    identifier = re.sub(r"\W", "_", info.name) or "input"
+    if not identifier[0].isalpha():
+        identifier = f"input_{identifier}"
+    return relax.Var(identifier, relax.TensorType(shape, dtype))
+
+
+def _check_type(value: Expr, label: str) -> None:
+    """What the rest of the compiler relies on."""
+    if not isinstance(value.ty, relax.TensorType) or not isinstance(
+        value.ty.shape, relax.ShapeExpr
+    ):
+        raise ModelError(f"{label}: its result has no shape that is known when the model is built")
+    if dtype_of(value) not in DTYPE_BYTES:
+        raise ModelError(f"{label}: values of type {dtype_of(value)} are not supported")
+
+
+def _type_proto(value: Value) -> onnx.TypeProto:
+    dtype = value.dtype if isinstance(value, np.ndarray) else _numpy_dtype(dtype_of(value))
+    shape = value.shape if isinstance(value, np.ndarray) else shape_of(value)
+    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), shape)
+
+
+def _numpy_dtype(name: str) -> np.dtype[np.generic]:
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+def _with_attributes(
+    node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]
+) -> onnx.NodeProto:
+    """The node with references to attributes of the calling node resolved."""
+    if not any(item.ref_attr_name for item in node.attribute):
+        return node
+    resolved = onnx.NodeProto()
+    resolved.CopyFrom(node)
+    del resolved.attribute[:]
+    for item in node.attribute:
+        if not item.ref_attr_name:
+            resolved.attribute.append(item)
+        elif item.ref_attr_name in given:
+            copy = onnx.AttributeProto()
+            copy.CopyFrom(given[item.ref_attr_name])
+            copy.name = item.name
+            resolved.attribute.append(copy)
+    return resolved
+
+
+def _without_missing(node: onnx.NodeProto, scope: _Scope) -> onnx.NodeProto:
+    """Optional inputs of a function that the caller left out are left out of its nodes, too."""
+    if all(not name or name in scope.values for name in node.input):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for index, name in enumerate(node.input):
+        if name not in scope.values:
+            copy.input[index] = ""
+    return copy
+
+
+def _is_supported(
+    node: onnx.NodeProto,
+    functions: Mapping[tuple[str, str], onnx.FunctionProto],
+    opsets: Mapping[str, int],
+) -> bool:
+    if (node.domain, node.op_type) in functions:
+        return True
+    if node.domain not in STANDARD_DOMAINS:
+        return False
+    if node.op_type in CONVERTERS or node.op_type in ("If", "Constant"):
+        return True
+    opset = opsets[""]
+    if not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
