@@ -61,7 +61,7 @@ pytest: setup
 
 # The property tests on examples never tried before; what fails is kept and tried first next time.
 fuzz: setup
-	$(BIN)/python -m pytest --hypothesis-profile=default -m hypothesis $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis $(PYTEST_ARGS)
 
 # The C++ tests once as they are and once per sanitizer.
 ctest: $(addprefix ctest-,plain $(SANITIZERS))

@@ -37,7 +37,7 @@ GROUND = frozenset(
         "weights",
     }
 )
-ON_TOP = frozenset({"", "cli", "cli_options", "compare", "report", "terminal"})
+ON_TOP = frozenset({"", "cli", "cli_options", "compare", "doctor", "report", "terminal"})
 MAY_IMPORT = {
     "ground": {"ground"},
     "runtime": {"ground", "runtime"},

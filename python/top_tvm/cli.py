@@ -316,6 +316,23 @@ def bench(
     print_table(title, _BENCH_COLUMNS, records)
 
 
+@app.command(epilog=_examples("top-tvm doctor", "top-tvm doctor --json"))
+def doctor(as_json: JsonOption = False) -> None:
+    """Show versions, CPU features, kernel libraries and caches; fails if something is broken."""
+    from top_tvm.doctor import examine
+
+    report = examine()
+    if as_json:
+        print_json(report)
+    else:
+        for finding in report["findings"]:
+            sys.stdout.write(f"{finding['status']:8} {finding['what']:16} {finding['detail']}\n")
+            if finding["advice"]:
+                sys.stdout.write(f"{'':25} -> {finding['advice']}\n")
+    if report["status"] == "problem":
+        raise typer.Exit(1)
+
+
 def _read_inputs(
     executable: Executable, options: Sequence[str], random: bool, seed: int, batch: int | None
 ) -> dict[str, Array]:

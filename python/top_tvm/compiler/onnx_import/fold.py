@@ -104,7 +104,7 @@ def _product(extents: Any) -> int:
 
 
 def _range(start: Any, limit: Any, delta: Any) -> int:
-    return max(math.ceil((limit.item() - start.item()) / delta.item()), 0)
+    return max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
 
 
 def _pad(data: Any, pads: Any, *_: Any) -> int:
