@@ -1,4 +1,4 @@
-# make demo | test | fuzz | lint | bench-cpu | clean. Each sets up .venv by itself; nothing is installed elsewhere.
+# make demo | test | fuzz | conformance | lint | bench-cpu | clean. Each sets up .venv by itself; nothing is installed elsewhere.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
 #
 #   make test PYTHON=python3.12            another interpreter, for a new .venv
@@ -28,7 +28,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test pytest fuzz ctest lint format bench-cpu setup clean
+.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu setup clean
 .DEFAULT_GOAL := test
 
 # Two makes in a row, because installing also builds the native module: the second sees that.
@@ -62,6 +62,10 @@ pytest: setup
 # The property tests on examples never tried before; what fails is kept and tried first next time.
 fuzz: setup
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis $(PYTEST_ARGS)
+
+# All of ONNX's cases of single operators; fails if one gives wrong numbers or crashes.
+conformance: setup
+	$(BIN)/python tests/conformance.py --table docs/conformance.md --only wrong,crashed
 
 # The C++ tests once as they are and once per sanitizer.
 ctest: $(addprefix ctest-,plain $(SANITIZERS))
