@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from top_tvm.compiler.onnx_import.accumulating import ACCUMULATING
 from top_tvm.compiler.onnx_import.from_tvm import FROM_TVM, convert_with_tvm
 from top_tvm.compiler.onnx_import.gathering import GATHERING
 from top_tvm.compiler.onnx_import.node import Converted, Node
+from top_tvm.compiler.onnx_import.ordering import ORDERING
 from top_tvm.compiler.onnx_import.padding import PADDING
 from top_tvm.compiler.onnx_import.reshaping import RESHAPING
+from top_tvm.compiler.onnx_import.scattering import SCATTERING
 from top_tvm.compiler.onnx_import.slicing import SLICING
 
 Converter = Callable[[Node], Converted]
 
 CONVERTERS: Mapping[str, Converter] = {
     **dict.fromkeys(FROM_TVM, convert_with_tvm),
+    **SCATTERING,
+    **ACCUMULATING,
+    **ORDERING,
     **GATHERING,
     **PADDING,
     **RESHAPING,
