@@ -134,11 +134,10 @@ def convert_reverse_sequence(node: Node) -> Converted:
 
 def _reverse_sequence(data: te.Tensor, lengths: te.Tensor, time: int, batch: int) -> te.Tensor:
     def element(*place: Any) -> Any:
-        length = lengths(place[batch]).astype("int64")
+        extent = tirx.const(int(data.shape[time]), "int64")
+        length = tirx.min(lengths(place[batch]).astype("int64"), extent)
         step = place[time].astype("int64")
-        source = tirx.Select(step < length, length - 1 - step, step)
-        last = tirx.const(int(data.shape[time]) - 1, "int64")
-        reverse = tirx.max(tirx.min(source, last), tirx.const(0, "int64"))
+        reverse = tirx.Select(step < length, length - 1 - step, step)
         return data(*(reverse if axis == time else index for axis, index in enumerate(place)))
 
     return te.compute(data.shape, element, name="reverse_sequence")

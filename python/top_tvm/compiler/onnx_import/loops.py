@@ -33,7 +33,7 @@ def loop_kernel(
 
     def emit(given: Sequence[tirx.Buffer], written: Sequence[tirx.Buffer]) -> tirx.Stmt:
         with IRBuilder() as builder:
-            with T.seq_scope():
+            with T.serial(0, 1):  # statements need one around them; it goes away
                 body(*given, *written)
             return builder.get()
 
