@@ -123,7 +123,7 @@ def _run(case: TestCase, fixed: set[str], inputs: Any, outputs: Any) -> str:
     feeds = {}
     del model.graph.input[:]
     for info, value in zip(case.model.graph.input, inputs, strict=False):
-        array = np.asarray(value)
+        array = as_array(value)
         if info.name in fixed:
             model.graph.initializer.append(numpy_helper.from_array(array, info.name))
             continue
@@ -137,10 +137,16 @@ def _run(case: TestCase, fixed: set[str], inputs: Any, outputs: Any) -> str:
     executable = top_tvm.build(model, partitioner="sequential", streams=1)
     results = executable.run(feeds)
     for info, expected in zip(case.model.graph.output, outputs, strict=True):
-        detail = difference(results[info.name], np.asarray(expected), case.rtol, case.atol)
+        detail = difference(results[info.name], as_array(expected), case.rtol, case.atol)
         if detail:
             return f"output {info.name!r}: {detail}"
     return ""
+
+
+def as_array(value: Any) -> Any:
+    """Input or output of a case as an array: those of casts are protocol buffers."""
+    is_proto = isinstance(value, onnx.TensorProto)
+    return numpy_helper.to_array(value) if is_proto else np.asarray(value)
 
 
 def difference(actual: Any, expected: Any, rtol: float, atol: float) -> str:

@@ -37,7 +37,7 @@ from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session
 from top_tvm.device import host_name
-from top_tvm.errors import ModelError, PartitionError
+from top_tvm.errors import PartitionError
 from top_tvm.plan import Plan
 from top_tvm.random_inputs import random_inputs
 from top_tvm.roofline import Roofline
@@ -250,8 +250,6 @@ def _compile_graph(
     pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
     module = pipeline(imported.module)
     extracted = extract(module, imported.inputs, imported.outputs)
-    if not extracted.graph.ops:
-        raise ModelError(f"{imported.name}: nothing to run: every output is an input or constant")
     return Variant(imported.batch, imported.name, module, extracted)
 
 

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -264,6 +264,10 @@ class _Walk:
     def _bind(self, expression: Expr) -> Value:
         if isinstance(expression, tvm.ir.GenericConst):
             return np.asarray(expression.value.numpy())
+        expression = self.builder.normalize(expression)
+        if _is_empty(expression.ty):
+            # Nothing has to be computed to know what has no elements.
+            return np.empty(shape_of(expression), _numpy_dtype(dtype_of(expression)))
         return self.builder.emit(expression)
 
 
@@ -288,6 +292,13 @@ def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
     if not identifier[0].isalpha():
         identifier = f"input_{identifier}"
     return relax.Var(identifier, relax.TensorType(shape, dtype))
+
+
+def _is_empty(type_: Any) -> bool:
+    shape = getattr(type_, "shape", None)
+    return isinstance(shape, relax.ShapeExpr) and any(
+        isinstance(extent, tvm.tirx.IntImm) and extent.value == 0 for extent in shape.values
+    )
 
 
 def _check_type(value: Expr, label: str) -> None:
