@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from top_tvm.compiler.onnx_import import convolutions, max_indices, pools, resize
 from top_tvm.compiler.onnx_import.from_tvm import FROM_TVM, convert_with_tvm
 from top_tvm.compiler.onnx_import.node import Converted, Node
 
@@ -11,4 +12,8 @@ Converter = Callable[[Node], Converted]
 
 CONVERTERS: Mapping[str, Converter] = {
     **dict.fromkeys(FROM_TVM, convert_with_tvm),
+    **convolutions.CONVERTERS,
+    **max_indices.CONVERTERS,
+    **pools.CONVERTERS,
+    **resize.CONVERTERS,
 }
