@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from top_tvm.compiler.onnx_import import convolutions, max_indices, pools, resize
+from top_tvm.compiler.onnx_import import (
+    channel_normalization,
+    convolutions,
+    max_indices,
+    pools,
+    randomness,
+    resize,
+)
 from top_tvm.compiler.onnx_import.from_tvm import FROM_TVM, convert_with_tvm
 from top_tvm.compiler.onnx_import.node import Converted, Node
 
@@ -12,8 +19,10 @@ Converter = Callable[[Node], Converted]
 
 CONVERTERS: Mapping[str, Converter] = {
     **dict.fromkeys(FROM_TVM, convert_with_tvm),
+    **channel_normalization.CONVERTERS,
     **convolutions.CONVERTERS,
     **max_indices.CONVERTERS,
     **pools.CONVERTERS,
+    **randomness.CONVERTERS,
     **resize.CONVERTERS,
 }
