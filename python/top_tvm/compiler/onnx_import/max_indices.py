@@ -66,7 +66,8 @@ def max_pool_with_indices(node: Node, windows: Windows, *, column_major: bool) -
             number: Any = 0
             for offset, size in zip(offsets, windows.size, strict=True):
                 number = number * size + offset
-            value = tirx.if_then_else(inside, data[(*axes[:2], *spots)], tirx.min_value(data.dtype))
+            source = [*axes[:2], *spots]
+            value = tirx.if_then_else(inside, data[tuple(source)], tirx.min_value(data.dtype))
             place = tirx.Select(inside, place.astype("int64"), tirx.const(-1, "int64"))
             return reducer((place, value, number.astype("int32")), axis=offsets)
 

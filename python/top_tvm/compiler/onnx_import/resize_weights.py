@@ -147,7 +147,7 @@ def _round(found: Array, rounding: str) -> Array:
 
 
 def _hat(distance: Array) -> Array:
-    return np.clip(1 - distance, 0, 1)
+    return np.maximum(1 - distance, 0)
 
 
 def _keys(distance: Array, a: float) -> Array:
