@@ -56,7 +56,7 @@ def _columns(node: Node, windows: Windows, offset_group: int) -> Expr:
             for axis in range(2):
                 fixed = position[axis] * windows.strides[axis] - windows.begins[axis]
                 fixed = fixed + inside[axis] * windows.dilations[axis]
-                moved = offsets[(instance, element * 2 + axis, *position)].astype(wide)
+                moved = offsets[tuple([instance, element * 2 + axis, *position])].astype(wide)
                 corners.append(_corners(fixed.astype(wide) + moved, extents[axis], wide))
             total: Any = tirx.const(0.0, wide)
             for row, above in corners[0]:
@@ -64,7 +64,7 @@ def _columns(node: Node, windows: Windows, offset_group: int) -> Expr:
                     value = data[instance, channel, row, column].astype(wide)
                     total = total + value * above * left
             if masks:
-                total = total * masks[0][(instance, element, *position)].astype(wide)
+                total = total * masks[0][tuple([instance, element, *position])].astype(wide)
             return total.astype(dtype)
 
         return te.compute((instances, channels, *size, *windows.output), body, name="columns")

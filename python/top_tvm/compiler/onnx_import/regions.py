@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 
-from top_tvm.compiler.onnx_import.node import Converted, Expr, Node
+from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, dtype_of
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Attributes of ``RoiAlign``.
+
+    Attributes
+    ----------
+    bins, extents : tuple of int
+        Height and width of the result and of the data.
+    samples : int
+        Samples per bin and axis, or 0 where they follow from the size of the region.
+    scale : float
+        From the coordinates of the regions to those of the data.
+    centred : bool
+        Whether elements lie at their centers: ``half_pixel``.
+    """
+
+    bins: tuple[int, int]
+    extents: tuple[int, int]
+    samples: int
+    scale: float
+    centred: bool
+
+    @property
+    def limits(self) -> list[int]:
+        """Most samples per bin, axis by axis."""
+        pairs = zip(self.extents, self.bins, strict=True)
+        return [self.samples or math.ceil((extent + 1) / count) + 1 for extent, count in pairs]
+
+    def place(self, region: Sequence[Any], axis: int, position: Any, step: Any) -> tuple[Any, Any]:
+        """Coordinate of a sample in its bin, and the number of samples there are."""
+        begin, end = (region[column] * _number(self.scale) for column in (1 - axis, 3 - axis))
+        if self.centred:
+            begin, end = begin - _number(0.5), end - _number(0.5)
+        length = end - begin if self.centred else te.max(end - begin, _number(1))
+        width = length / _number(self.bins[axis])
+        samples = _number(self.samples)
+        if not self.samples:
+            samples = te.max(te.min(te.ceil(width), _number(self.limits[axis])), _number(0))
+        part = (step.astype("float32") + _number(0.5)) * width / te.max(samples, _number(1))
+        return begin + position.astype("float32") * width + part, samples
 
 
 def convert_roi_align(node: Node) -> Converted:
@@ -18,7 +61,49 @@ def convert_roi_align(node: Node) -> Converted:
     With ``sampling_ratio`` 0 the number of samples per bin depends on the size of the region. It is
     limited to what a region needs that covers the whole image.
     """
-    shape, count = node.shape(0), node.shape(1)[0]
+    how = _alignment(node)
+    shape, count, dtype = node.shape(0), node.shape(1)[0], node.dtype(0)
+    mean = node.attribute("mode", "avg") == "avg"
+    rois = node.emit(relax.op.astype(node.input(1), "float32"))
+    batches = _instances(node, node.input(2), shape[0])
+
+    def align(data: te.Tensor, regions: te.Tensor, instances: te.Tensor) -> te.Tensor:
+        steps = [te.reduce_axis((0, how.limits[axis]), name=f"s{axis}") for axis in range(2)]
+
+        def body(region: Any, channel: Any, *position: Any) -> Any:
+            bounds = [regions[region, column] for column in range(4)]
+            lines, counts = [], []
+            for axis in range(2):
+                place, samples = how.place(bounds, axis, position[axis], steps[axis])
+                lines.append(_corners(place, shape[2 + axis]))
+                counts.append(samples)
+            used = tirx.all(*[s.astype("float32") < n for s, n in zip(steps, counts, strict=True)])
+            corners = [
+                data[instances[region], channel, row, column].astype("float32") * (above * left)
+                for row, above in lines[0]
+                for column, left in lines[1]
+            ]
+            if mean:
+                total = sum(corners[1:], corners[0])
+                share = total / te.max(counts[0] * counts[1], _number(1))
+                return te.sum(tirx.Select(used, share, _number(0)), axis=steps)
+            # As the standard says: of the weighted corners, not of their sums.
+            largest = te.max(te.max(corners[0], corners[1]), te.max(corners[2], corners[3]))
+            return te.max(tirx.Select(used, largest, tirx.min_value("float32")), axis=steps)
+
+        return te.compute((count, shape[1], *how.bins), body, name="roi_align")
+
+    pooled = node.builder.emit_te(
+        align, node.input(0), rois, batches, primfunc_name_hint="roi_align"
+    )
+    if not mean and not how.samples:
+        pooled = node.emit(_zero_where_empty(node, pooled))
+    return pooled if dtype == "float32" else relax.op.astype(pooled, dtype)
+
+
+def _alignment(node: Node) -> Alignment:
+    """Attributes of a ``RoiAlign``, checked with the shapes of its inputs."""
+    shape, regions = node.shape(0), node.shape(1)
     mode = str(node.attribute("mode", "avg"))
     default = "half_pixel" if node.opset >= 16 else "output_half_pixel"
     coordinates = str(node.attribute("coordinate_transformation_mode", default))
@@ -26,65 +111,14 @@ def convert_roi_align(node: Node) -> Converted:
         node.refuse(f"mode {mode!r} does not exist")
     if coordinates not in ("half_pixel", "output_half_pixel"):
         node.refuse(f"coordinate transformation {coordinates!r} does not exist")
-    bins = [int(node.attribute(name, 1)) for name in ("output_height", "output_width")]
-    if len(shape) != 4 or 0 in shape or not count or min(bins) < 1:
-        node.refuse(f"{count} regions of data of shape {list(shape)} are not supported")
-    ratio = int(node.attribute("sampling_ratio", 0))
-    limits = [ratio or math.ceil((shape[2 + a] + 1) / bins[a]) + 1 for a in range(2)]
+    bins = (int(node.attribute("output_height", 1)), int(node.attribute("output_width", 1)))
+    samples = int(node.attribute("sampling_ratio", 0))
+    if len(shape) != 4 or len(regions) != 2 or regions[1] != 4 or 0 in (*shape, *regions):
+        node.refuse(f"regions of shape {list(regions)} do not fit data of shape {list(shape)}")
+    if min(*bins, samples + 1) < 1:
+        node.refuse(f"an output of {bins[0]} x {bins[1]} by {samples} samples does not exist")
     scale = float(node.attribute("spatial_scale", 1.0))
-    moved = coordinates == "half_pixel"
-    dtype = node.dtype(0)
-    rois = node.emit(relax.op.astype(node.input(1), "float32"))
-    batches = _instances(node, node.input(2), shape[0])
-
-    def align(data: te.Tensor, regions: te.Tensor, instances: te.Tensor) -> te.Tensor:
-        steps = [te.reduce_axis((0, limits[a]), name=f"s{a}") for a in range(2)]
-
-        def body(region: Any, channel: Any, *position: Any) -> Any:
-            lines, used, counts = [], [], []
-            for axis in range(2):
-                begin = regions[region, 1 - axis] * _number(scale)
-                end = regions[region, 3 - axis] * _number(scale)
-                if moved:
-                    begin, end = begin - _number(0.5), end - _number(0.5)
-                length = end - begin
-                if not moved:
-                    length = te.max(length, _number(1))
-                width = length / _number(bins[axis])
-                samples = _number(ratio)
-                if not ratio:
-                    samples = te.max(te.min(te.ceil(width), _number(limits[axis])), _number(0))
-                step = steps[axis].astype("float32")
-                place = (
-                    begin
-                    + position[axis].astype("float32") * width
-                    + (step + _number(0.5)) * width / te.max(samples, _number(1))
-                )
-                lines.append(_corners(place, shape[2 + axis]))
-                used.append(step < samples)
-                counts.append(samples)
-            corners = [
-                data[instances[region], channel, row, column].astype("float32") * (above * left)
-                for row, above in lines[0]
-                for column, left in lines[1]
-            ]
-            if mode == "avg":
-                total = sum(corners[1:], corners[0])
-                share = total / te.max(counts[0] * counts[1], _number(1))
-                return te.sum(tirx.Select(tirx.all(*used), share, _number(0)), axis=steps)
-            largest = te.max(te.max(corners[0], corners[1]), te.max(corners[2], corners[3]))
-            none = tirx.min_value("float32")
-            return te.max(tirx.Select(tirx.all(*used), largest, none), axis=steps)
-
-        return te.compute((count, shape[1], *bins), body, name="roi_align")
-
-    pooled = node.builder.emit_te(
-        align, node.input(0), rois, batches, primfunc_name_hint="roi_align"
-    )
-    if mode == "max" and not ratio:  # regions without samples
-        none = node.emit(relax.op.equal(pooled, _smallest(node, "float32")))
-        pooled = node.emit(relax.op.where(none, node.scalar(0, "float32"), pooled))
-    return pooled if dtype == "float32" else relax.op.astype(pooled, dtype)
+    return Alignment(bins, (shape[2], shape[3]), samples, scale, coordinates == "half_pixel")
 
 
 def convert_max_roi_pool(node: Node) -> Converted:
@@ -125,7 +159,14 @@ def convert_max_roi_pool(node: Node) -> Converted:
     pooled = node.builder.emit_te(
         pool, node.input(0), rois, batches, primfunc_name_hint="max_roi_pool"
     )
-    none = node.emit(relax.op.equal(pooled, _smallest(node, dtype)))
+    return _zero_where_empty(node, pooled)
+
+
+def _zero_where_empty(node: Node, pooled: Expr) -> Expr:
+    """Zeros instead of what the maximum of nothing is."""
+    dtype = dtype_of(pooled)
+    smallest = node.scalar(float(np.finfo(dtype).min), dtype)
+    none = node.emit(relax.op.equal(pooled, smallest))
     return relax.op.where(none, node.scalar(0, dtype), pooled)
 
 
@@ -133,11 +174,6 @@ def _instances(node: Node, numbers: Expr, count: int) -> Expr:
     """Numbers of instances within bounds, whatever they are at run time."""
     clipped = node.emit(relax.op.clip(numbers, 0, count - 1))
     return node.emit(relax.op.astype(clipped, "int32"))
-
-
-def _smallest(node: Node, dtype: str) -> Expr:
-    """What the maximum of nothing is."""
-    return node.scalar(float(np.finfo(dtype).min), dtype)
 
 
 def _number(value: float) -> Any:

@@ -147,7 +147,8 @@ def _round(found: Array, rounding: str) -> Array:
 
 
 def _hat(distance: Array) -> Array:
-    return np.maximum(1 - distance, 0)
+    weights: Array = np.maximum(1 - distance, 0)
+    return weights
 
 
 def _keys(distance: Array, a: float) -> Array:

@@ -15,6 +15,30 @@ from top_tvm.compiler.onnx_import.node import Array, Converted, Node, constant, 
 
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}  # names before opset 20
 _CUBIC = -0.75
+_FLOATS = ("float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Attributes of ``GridSample``.
+
+    Attributes
+    ----------
+    mode : str
+        ``nearest``, ``linear`` or ``cubic``.
+    padding : str
+        ``zeros``, ``border`` or ``reflection``.
+    aligned : bool
+        Whether -1 and 1 are the centers of the outer elements, rather than their outer borders.
+    """
+
+    mode: str
+    padding: str
+    aligned: bool
+
+    def borders(self, extent: int) -> tuple[float, float]:
+        """Where the data begin and end along an axis."""
+        return (0.0, extent - 1.0) if self.aligned else (-0.5, extent - 0.5)
 
 
 @dataclass(frozen=True)
@@ -34,45 +58,30 @@ class Tap:
 
 
 def convert_grid_sample(node: Node) -> Converted:
-    """``GridSample``: of any number of spatial dimensions."""
-    shape, grid = node.shape(0), node.shape(1)
-    rank = len(shape) - 2
-    mode = str(node.attribute("mode", "linear"))
-    mode = _MODES.get(mode, mode)
-    padding = str(node.attribute("padding_mode", "zeros"))
-    aligned = bool(node.attribute("align_corners", 0))
-    if mode not in ("nearest", "linear", "cubic"):
-        node.refuse(f"mode {mode!r} does not exist")
-    if padding not in ("zeros", "border", "reflection"):
-        node.refuse(f"padding_mode {padding!r} does not exist")
-    if rank not in (1, 2, 3) or len(grid) != rank + 2 or grid[-1] != rank or grid[0] != shape[0]:
-        node.refuse(f"a grid of shape {list(grid)} does not fit data of shape {list(shape)}")
-    if mode == "cubic" and rank == 3:
-        node.refuse("cubic samples of three spatial dimensions are not supported")
-    if 0 in shape or 0 in grid:
-        node.refuse("samples of empty tensors are not supported")
-    dtype = node.dtype(0)
-    floating = dtype in ("float16", "float32", "float64")
-    if not floating and mode != "nearest":
-        node.refuse(f"{mode} samples of {dtype} are not supported")
+    """``GridSample``: of one to three spatial dimensions."""
+    how = _sampling(node)
+    shape, grid, dtype = node.shape(0), node.shape(1), node.dtype(0)
     wide = "float64" if "float64" in (dtype, node.dtype(1)) else "float32"
+    whole = dtype not in _FLOATS
+
+    def taps_of(places: te.Tensor, instance: Any, position: Sequence[Any]) -> list[list[Tap]]:
+        taps = []
+        for axis, extent in enumerate(shape[2:]):
+            # The last number of the grid is the place along the first spatial axis.
+            index = (instance, *position, len(shape) - 3 - axis)
+            place = _denormalise(places[index].astype(wide), extent, aligned=how.aligned)
+            taps.append(_taps(place, extent, how))
+        return taps
 
     def sample(data: te.Tensor, places: te.Tensor) -> te.Tensor:
-        def body(*axes: Any) -> Any:
-            instance, channel, *position = axes
-            taps = []
-            for axis, extent in enumerate(shape[2:]):
-                # The last number of the grid is the place along the first spatial axis.
-                normal = places[(instance, *position, rank - 1 - axis)].astype(wide)
-                place = _denormalise(normal, extent, aligned=aligned)
-                taps.append(_taps(place, extent, mode, padding, aligned=aligned))
+        def body(instance: Any, channel: Any, *position: Any) -> Any:
             total: Any = None
-            for chosen in itertools.product(*taps):
-                element = data[(instance, channel, *(tap.index for tap in chosen))]
+            for chosen in itertools.product(*taps_of(places, instance, position)):
+                index = (instance, channel, *(tap.index for tap in chosen))
                 weight: Any = math.prod([tap.weight for tap in chosen])
-                if not floating:
-                    return tirx.Select(weight > 0, element, tirx.const(0, dtype))
-                product = element.astype(wide) * weight
+                if whole:  # there is one, and its weight is 0 or 1
+                    return tirx.Select(weight > 0, data[index], tirx.const(0, dtype))
+                product = data[index].astype(wide) * weight
                 total = product if total is None else total + product
             return total.astype(dtype)
 
@@ -81,6 +90,28 @@ def convert_grid_sample(node: Node) -> Converted:
     return node.builder.emit_te(
         sample, node.input(0), node.input(1), primfunc_name_hint="grid_sample"
     )
+
+
+def _sampling(node: Node) -> Sampling:
+    """Attributes of a ``GridSample``, checked with the shapes of its inputs."""
+    shape, grid, dtype = node.shape(0), node.shape(1), node.dtype(0)
+    rank = len(shape) - 2
+    mode = str(node.attribute("mode", "linear"))
+    mode = _MODES.get(mode, mode)
+    padding = str(node.attribute("padding_mode", "zeros"))
+    if mode not in ("nearest", "linear", "cubic"):
+        node.refuse(f"mode {mode!r} does not exist")
+    if padding not in ("zeros", "border", "reflection"):
+        node.refuse(f"padding_mode {padding!r} does not exist")
+    if rank not in (1, 2, 3) or len(grid) != rank + 2 or (grid[0], grid[-1]) != (shape[0], rank):
+        node.refuse(f"a grid of shape {list(grid)} does not fit data of shape {list(shape)}")
+    if mode == "cubic" and rank == 3:
+        node.refuse("cubic samples of three spatial dimensions are not supported")
+    if 0 in shape or 0 in grid:
+        node.refuse("samples of empty tensors are not supported")
+    if dtype not in _FLOATS and mode != "nearest":
+        node.refuse(f"{mode} samples of {dtype} are not supported")
+    return Sampling(mode, padding, bool(node.attribute("align_corners", 0)))
 
 
 def convert_affine_grid(node: Node) -> Converted:
@@ -117,39 +148,36 @@ def _denormalise(normal: Any, extent: int, *, aligned: bool) -> Any:
     return ((normal + one) * _like(normal, extent) - one) * half
 
 
-def _taps(place: Any, extent: int, mode: str, padding: str, *, aligned: bool) -> list[Tap]:
-    low, high = (0.0, extent - 1.0) if aligned else (-0.5, extent - 0.5)
-    one = _like(place, 1.0)
-    if mode == "nearest":
+def _taps(place: Any, extent: int, how: Sampling) -> list[Tap]:
+    """Elements and weights for a place along an axis."""
+    low, high = how.borders(extent)
+    if how.mode == "nearest":
         place = tirx.nearbyint(place)
     beyond = tirx.any(place < _like(place, low), place > _like(place, high))
-    if padding == "border":
+    if how.padding == "border":
         place = tirx.Select(beyond, _clamp(place, extent), place)
-    elif padding == "reflection":
+    elif how.padding == "reflection":
         place = tirx.Select(beyond, _reflect(place, low, high), place)
-    if mode == "nearest":
-        return [_tap(place, one, extent, padding, low, high)]
+    if how.mode == "nearest":
+        return [_tap(place, _like(place, 1), extent, how)]
     floor = te.floor(place)
-    part = place - floor
-    if mode == "linear":
-        weights = [one - part, part]
-        first = 0
-    else:
-        weights = [_far(part + one), _near(part), _near(one - part), _far(one + one - part)]
-        first = -1
+    part, one = place - floor, _like(place, 1)
+    if how.mode == "linear":
+        return [_tap(floor, one - part, extent, how), _tap(floor + one, part, extent, how)]
+    weights = [_far(part + one), _near(part), _near(one - part), _far(one + one - part)]
     return [
-        _tap(floor + _like(place, first + step), weight, extent, padding, low, high)
+        _tap(floor + _like(place, step - 1), weight, extent, how)
         for step, weight in enumerate(weights)
     ]
 
 
-def _tap(place: Any, weight: Any, extent: int, padding: str, low: float, high: float) -> Tap:
+def _tap(place: Any, weight: Any, extent: int, how: Sampling) -> Tap:
     """An element at a whole place, which may lie outside of the data."""
-    zero, last = _like(place, 0.0), _like(place, extent - 1)
-    if padding == "zeros":
-        inside = tirx.all(place >= zero, place <= last)
-        weight = tirx.Select(inside, weight, zero)
-    elif padding == "reflection":
+    if how.padding == "zeros":
+        inside = tirx.all(place >= _like(place, 0), place <= _like(place, extent - 1))
+        weight = tirx.Select(inside, weight, _like(place, 0))
+    elif how.padding == "reflection":
+        low, high = how.borders(extent)
         beyond = tirx.any(place < _like(place, low), place > _like(place, high))
         place = tirx.Select(beyond, _reflect(place, low, high), place)
     return Tap(_clamp(place, extent).astype("int32"), weight)
