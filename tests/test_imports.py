@@ -13,7 +13,7 @@ from small_model import small_model
 
 PACKAGE = Path(top_tvm.__file__).parent
 HEAVY = (
-    *("torch", "dgl", "onnx", "onnxslim", "onnxruntime", "openvino", "tvm", "tvm_ffi"),
+    *("torch", "dgl", "onnx", "onnxruntime", "openvino", "tvm", "tvm_ffi"),
     "ml_dtypes",
 )
 

@@ -49,7 +49,7 @@ __all__ = [
     "load",
 ]
 
-_COMPILER_PACKAGES = frozenset({"ml_dtypes", "onnx", "onnxslim", "torch", "tvm"})
+_COMPILER_PACKAGES = frozenset({"ml_dtypes", "onnx", "torch", "tvm"})
 
 
 def build(

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from top_tvm.compiler.onnx_import import (
+    channel_normalization,
+    convolutions,
+    deformable,
+    max_indices,
+    pools,
+    randomness,
+    regions,
+    resize,
+    sampling,
+)
 from top_tvm.compiler.onnx_import.accumulating import ACCUMULATING
 from top_tvm.compiler.onnx_import.casting import CASTING
 from top_tvm.compiler.onnx_import.col2im import COL2IM
@@ -33,4 +44,13 @@ CONVERTERS: Mapping[str, Converter] = {
     **PADDING,
     **RESHAPING,
     **SLICING,
+    **channel_normalization.CONVERTERS,
+    **convolutions.CONVERTERS,
+    **deformable.CONVERTERS,
+    **max_indices.CONVERTERS,
+    **pools.CONVERTERS,
+    **randomness.CONVERTERS,
+    **regions.CONVERTERS,
+    **resize.CONVERTERS,
+    **sampling.CONVERTERS,
 }

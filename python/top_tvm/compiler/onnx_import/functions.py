@@ -39,6 +39,11 @@ def function_body(
         return None
     function = onnx.FunctionProto()
     function.ParseFromString(body)
+    # The body refers to attributes whose defaults only the schema has.
+    known = {item.name for item in function.attribute_proto}
+    for name, attribute in schema.attributes.items():
+        if attribute.default_value.name and name not in known:
+            function.attribute_proto.append(attribute.default_value)
     return function
 
 
