@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from top_tvm.compiler.onnx_import import layer_normalization
 from top_tvm.compiler.onnx_import.from_tvm import FROM_TVM, convert_with_tvm
 from top_tvm.compiler.onnx_import.node import Converted, Node
 
@@ -11,4 +12,5 @@ Converter = Callable[[Node], Converted]
 
 CONVERTERS: Mapping[str, Converter] = {
     **dict.fromkeys(FROM_TVM, convert_with_tvm),
+    **layer_normalization.CONVERTERS,
 }
