@@ -260,20 +260,20 @@ class _Walk:
         try:
             converted = CONVERTERS[proto.op_type](node)
             results = [converted] if isinstance(converted, tvm.ir.Expr) else list(converted)
-            values = [None if r is None else self._bind(r) for r in results]
+            return [None if r is None else self._bind(r, label) for r in results]
         except ModelError:
             raise
         except Exception as error:  # Relax infers shapes, and refuses operands in many ways
             raise ModelError(f"{label}: cannot be converted: {_last_line(error)}") from error
-        for value in values:
-            if value is not None and isinstance(value, tvm.ir.Expr):
-                _check_type(value, label)
-        return values
 
-    def _bind(self, expression: Expr) -> Value:
+    def _bind(self, expression: Expr, label: str) -> Value:
         if isinstance(expression, tvm.ir.GenericConst):
             return np.asarray(expression.value.numpy())
-        return self.builder.emit(expression)
+        value = self.builder.normalize(expression)
+        _check_type(value, label)
+        if 0 in shape_of(value):  # without elements, all values are the same
+            return np.empty(shape_of(value), _numpy_dtype(dtype_of(value)))
+        return self.builder.emit(value)
 
 
 def _result(output: str, values: Mapping[str, Value], name: str) -> Expr:
