@@ -44,7 +44,8 @@ def convert_attention(node: Node) -> Converted:
     present = [_cast(node, key, node.dtype(1)), _cast(node, value, node.dtype(2))]
     wide = "float64" if dtype == "float64" else "float32"
     query, key, value = (_cast(node, operand, wide) for operand in (query, key, value))
-    scores = _Scores(node, wide, *shape_of(query)[:3], shape_of(key)[2])
+    batch, _, length, _ = shape_of(query)
+    scores = _Scores(node, wide, batch, length, shape_of(key)[2])
     weights, kept = scores.softmax(_product_with_keys(node, query, key))
     result = _product_with_values(node, weights, value)
     if scores.dead_rows is not None:
@@ -118,7 +119,6 @@ class _Scores:
     node: Node
     dtype: str
     batch: int
-    heads: int
     queries: int
     keys: int
     dead_rows: Expr | None = None
