@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from top_tvm.compiler.onnx_import import (
+    attention,
     channel_normalization,
     convolutions,
     deformable,
+    layer_normalization,
     max_indices,
     pools,
     randomness,
+    recurrent,
     regions,
     resize,
     sampling,
@@ -53,4 +56,7 @@ CONVERTERS: Mapping[str, Converter] = {
     **regions.CONVERTERS,
     **resize.CONVERTERS,
     **sampling.CONVERTERS,
+    **attention.CONVERTERS,
+    **layer_normalization.CONVERTERS,
+    **recurrent.CONVERTERS,
 }

@@ -16,6 +16,7 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from top_tvm.compiler.onnx_import.node import shape_of
 from top_tvm.errors import ModelError
 
 # Written for clarity, these are slow: they stay in the graph. Random results are no constants.
@@ -52,6 +53,8 @@ def fold(node: onnx.NodeProto, opset: int, operands: Sequence[Any], label: str) 
     """
     if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED:
         return None
+    if node.op_type in ("Shape", "Size"):  # of what only its shape need be known
+        operands = [_of_its_shape(value) for value in operands]
     if not all(value is None or isinstance(value, np.ndarray) for value in operands):
         return None
     if not operands and node.op_type != "Constant":
@@ -93,6 +96,13 @@ def _evaluate(node: onnx.NodeProto, opset: int, operands: Sequence[Any]) -> list
     if any(array.dtype.kind in "OUS" for array in arrays.values()):
         return None
     return [arrays.get(name) for name in node.output]
+
+
+def _of_its_shape(value: Any) -> Any:
+    """Stand-in that takes no memory for a value whose type is known."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    return np.broadcast_to(np.float32(0), shape_of(value))
 
 
 def _info(name: str) -> onnx.ValueInfoProto:

@@ -15,17 +15,15 @@ def function_body(
     Parameters
     ----------
     node : onnx.NodeProto
-        Of the standard domain.
+        Of a domain of the standard, preview operators included.
     opset : int
         The newest definition that is not newer is taken.
     types : sequence of onnx.TypeProto or None
         Types of the inputs: some definitions depend on them.
     """
-    if node.domain not in ("", "ai.onnx"):
+    schema = find_schema(node, opset)
+    if schema is None:
         return None
-    if not onnx.defs.has(node.op_type, max_inclusive_version=opset):
-        return None
-    schema = onnx.defs.get_schema(node.op_type, opset)
     if schema.has_function:
         version = _newest(schema.function_opset_versions, opset)
         body = schema.get_function_with_opset_version(version)
@@ -39,12 +37,26 @@ def function_body(
         return None
     function = onnx.FunctionProto()
     function.ParseFromString(body)
-    # The body refers to attributes whose defaults only the schema has.
-    known = {item.name for item in function.attribute_proto}
+    given = {item.name for item in function.attribute_proto}
     for name, attribute in schema.attributes.items():
-        if attribute.default_value.name and name not in known:
-            function.attribute_proto.append(attribute.default_value)
+        default = attribute.default_value
+        if default.type != onnx.AttributeProto.UNDEFINED and name not in given:
+            function.attribute_proto.append(default)
     return function
+
+
+def has_function_body(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether the standard defines an operator by others, for some types of its inputs at least."""
+    schema = find_schema(node, opset)
+    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def find_schema(node: onnx.NodeProto, opset: int) -> onnx.defs.OpSchema | None:
+    """What the standard says of an operator in a version of its domain, or None."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if not onnx.defs.has(node.op_type, opset, domain):
+        return None
+    return onnx.defs.get_schema(node.op_type, opset, domain)
 
 
 def _newest(versions: Sequence[int], opset: int) -> int:

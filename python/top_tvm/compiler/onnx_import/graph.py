@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
 
 import ml_dtypes
 import numpy as np
@@ -15,10 +15,19 @@ import tvm
 from onnx import helper, numpy_helper
 from tvm import relax
 
+from top_tvm.compiler.onnx_import.control_flow import CONTROL_FLOW, FlowNode, UnrolledNodes
 from top_tvm.compiler.onnx_import.convert_map import CONVERTERS
 from top_tvm.compiler.onnx_import.fold import fold
-from top_tvm.compiler.onnx_import.functions import function_body
-from top_tvm.compiler.onnx_import.node import Array, Expr, Node, constant, dtype_of, shape_of
+from top_tvm.compiler.onnx_import.functions import function_body, has_function_body
+from top_tvm.compiler.onnx_import.node import (
+    Array,
+    Expr,
+    Node,
+    Value,
+    as_expression,
+    dtype_of,
+    shape_of,
+)
 from top_tvm.compiler.onnx_import.order import needed_nodes
 from top_tvm.errors import ModelError
 from top_tvm.plan import DTYPE_BYTES
@@ -26,9 +35,6 @@ from top_tvm.plan import DTYPE_BYTES
 _LOG = logging.getLogger(__name__)
 STANDARD_DOMAINS = ("", "ai.onnx")
 _MAX_DEPTH = 16  # of functions that call functions
-
-# Constants stay arrays until a converter needs them as expressions: folding never leaves NumPy.
-Value: TypeAlias = Array | Expr
 
 
 def convert_graph(model: onnx.ModelProto, name: str) -> tvm.IRModule:
@@ -54,7 +60,7 @@ def convert_graph(model: onnx.ModelProto, name: str) -> tvm.IRModule:
     builder = relax.BlockBuilder()
     opsets = opset_versions(model.opset_import)
     walk = _Walk(name, builder, {(f.domain, f.name): f for f in model.functions})
-    values: dict[str, Value] = {}
+    values: ChainMap[str, Value] = ChainMap()
     if model.graph.sparse_initializer:
         raise ModelError(f"{name}: sparse initializers are not supported; store them densely")
     for tensor in model.graph.initializer:
@@ -98,8 +104,11 @@ def node_name(node: onnx.NodeProto) -> str:
 
 def opset_versions(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
     """Version by domain; the standard domain is the empty one."""
-    versions = {_domain(item.domain): int(item.version) for item in imports}
-    return {"": 1, **versions}  # models before IR version 3 import nothing
+    return {"": 1, **_versions(imports)}  # models before IR version 3 import nothing
+
+
+def _versions(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {_domain(item.domain): int(item.version) for item in imports}
 
 
 def to_array(tensor: onnx.TensorProto, place: str) -> Array:
@@ -119,20 +128,11 @@ def to_array(tensor: onnx.TensorProto, place: str) -> Array:
     return np.asarray(array)
 
 
-def as_expression(value: Value, place: str) -> Expr:
-    """A value as Relax sees it."""
-    if not isinstance(value, np.ndarray):
-        return value
-    if value.dtype.name not in DTYPE_BYTES:
-        raise ModelError(f"{place}: values of type {value.dtype.name} are not supported")
-    return constant(value)
-
-
 @dataclass(frozen=True)
 class _Scope:
     """Names that nodes see: those of their graph, or of the function that they are the body of."""
 
-    values: dict[str, Value]
+    values: ChainMap[str, Value]  # the innermost graph's first
     opsets: Mapping[str, int]
     attributes: Mapping[str, onnx.AttributeProto] = field(default_factory=dict)  # of the caller
     depth: int = 0
@@ -144,6 +144,7 @@ class _Walk:
     model: str
     builder: relax.BlockBuilder
     functions: Mapping[tuple[str, str], onnx.FunctionProto]
+    unrolled: UnrolledNodes = field(default_factory=UnrolledNodes)
 
     def convert(self, proto: onnx.NodeProto, scope: _Scope) -> None:
         """Convert one node: its outputs become values of the scope."""
@@ -151,10 +152,11 @@ class _Walk:
         proto = _with_attributes(proto, scope.attributes)
         operands = [self._operand(name, scope, label) for name in proto.input]
         opset = scope.opsets.get(_domain(proto.domain), 1)
-        if proto.op_type == "If" and proto.domain in STANDARD_DOMAINS:
-            self._convert_if(proto, operands, scope, label)
-            return
-        results = fold(proto, opset, operands, label)
+        results: list[Value | None] | None
+        if proto.domain in STANDARD_DOMAINS and proto.op_type in CONTROL_FLOW:
+            results = self._convert_control_flow(proto, opset, operands, scope, label)
+        else:
+            results = fold(proto, opset, operands, label)
         if results is None:
             function = self._function(proto, opset, operands)
             if function is not None:
@@ -175,7 +177,7 @@ class _Walk:
     def _define(self, name: str, result: Value | None, scope: _Scope, label: str) -> None:
         if result is None:
             raise ModelError(f"{label}: its output {name!r} is not supported")
-        if name in scope.values:
+        if name in scope.values.maps[0]:
             raise ModelError(f"{label}: its output {name!r} exists already")
         scope.values[name] = result
 
@@ -203,12 +205,14 @@ class _Walk:
             raise ModelError(f"{label}: functions are nested more than {_MAX_DEPTH} deep")
         given = {item.name: item for item in proto.attribute}
         attributes = {item.name: item for item in function.attribute_proto} | given
-        values = {
-            name: value
-            for name, value in zip(function.input, operands, strict=False)
-            if value is not None
-        }
-        opsets = opset_versions(function.opset_import)
+        values: ChainMap[str, Value] = ChainMap(
+            {
+                name: value
+                for name, value in zip(function.input, operands, strict=False)
+                if value is not None
+            }
+        )
+        opsets = {**scope.opsets, **_versions(function.opset_import)}
         path = f"{scope.path}{node_name(proto)}/"
         inner = _Scope(values, opsets, attributes, scope.depth + 1, path)
         for node in function.node:
@@ -217,29 +221,34 @@ class _Walk:
             if name:
                 self._define(name, values.get(formal), scope, label)
 
-    def _convert_if(
-        self, proto: onnx.NodeProto, operands: Sequence[Value | None], scope: _Scope, label: str
-    ) -> None:
-        condition = operands[0] if operands else None
-        if not isinstance(condition, np.ndarray) or condition.size != 1:
-            raise ModelError(
-                f"{label}: its condition is computed at run time; only branches that are known "
-                "when the model is built are supported"
-            )
-        wanted = "then_branch" if condition.item() else "else_branch"
-        branch = next((item.g for item in proto.attribute if item.name == wanted), None)
-        if branch is None or len(branch.output) < len(proto.output):
-            raise ModelError(f"{label}: its {wanted} is missing or has too few outputs")
-        values = dict(scope.values)
-        inner = _Scope(values, scope.opsets, scope.attributes, scope.depth + 1, scope.path)
-        if inner.depth > _MAX_DEPTH:
-            raise ModelError(f"{label}: branches are nested more than {_MAX_DEPTH} deep")
-        for tensor in branch.initializer:
+    def _convert_control_flow(
+        self,
+        proto: onnx.NodeProto,
+        opset: int,
+        operands: Sequence[Value | None],
+        scope: _Scope,
+        label: str,
+    ) -> list[Value | None]:
+        def run(body: onnx.GraphProto, inputs: Sequence[Value]) -> list[Value]:
+            return self._run_body(body, inputs, scope, label)
+
+        node = FlowNode(proto, label, opset, self.builder, operands, run, self.unrolled)
+        return list(CONTROL_FLOW[proto.op_type](node))
+
+    def _run_body(
+        self, body: onnx.GraphProto, inputs: Sequence[Value], scope: _Scope, label: str
+    ) -> list[Value]:
+        """Outputs of a graph inside a node; it sees what the graph around it computed so far."""
+        if scope.depth == _MAX_DEPTH:
+            raise ModelError(f"{label}: graphs are nested more than {_MAX_DEPTH} deep")
+        values = scope.values.new_child()
+        inner = replace(scope, values=values, depth=scope.depth + 1)
+        for tensor in body.initializer:
             values[tensor.name] = to_array(tensor, label)
-        for node in branch.node:
+        values.update(zip([info.name for info in body.input], inputs, strict=False))
+        for node in needed_nodes(body, label):
             self.convert(node, inner)
-        for output, name in zip(branch.output, proto.output, strict=False):
-            self._define(name, values.get(output.name), scope, label)
+        return [_lookup(output.name, values, label) for output in body.output]
 
     def _convert_operator(
         self, proto: onnx.NodeProto, opset: int, operands: Sequence[Value | None], label: str
@@ -251,30 +260,30 @@ class _Walk:
         try:
             converted = CONVERTERS[proto.op_type](node)
             results = [converted] if isinstance(converted, tvm.ir.Expr) else list(converted)
-            values = [None if r is None else self._bind(r) for r in results]
+            return [None if r is None else self._bind(r, label) for r in results]
         except ModelError:
             raise
         except Exception as error:  # Relax infers shapes, and refuses operands in many ways
             raise ModelError(f"{label}: cannot be converted: {_last_line(error)}") from error
-        for value in values:
-            if value is not None and isinstance(value, tvm.ir.Expr):
-                _check_type(value, label)
-        return values
 
-    def _bind(self, expression: Expr) -> Value:
+    def _bind(self, expression: Expr, label: str) -> Value:
         if isinstance(expression, tvm.ir.GenericConst):
             return np.asarray(expression.value.numpy())
-        expression = self.builder.normalize(expression)
-        if _is_empty(expression.ty):
-            # Nothing has to be computed to know what has no elements.
-            return np.empty(shape_of(expression), _numpy_dtype(dtype_of(expression)))
-        return self.builder.emit(expression)
+        value = self.builder.normalize(expression)
+        _check_type(value, label)
+        if 0 in shape_of(value):  # without elements, all values are the same
+            return np.empty(shape_of(value), _numpy_dtype(dtype_of(value)))
+        return self.builder.emit(value)
 
 
 def _result(output: str, values: Mapping[str, Value], name: str) -> Expr:
+    return as_expression(_lookup(output, values, name), f"{name}: output {output!r}")
+
+
+def _lookup(output: str, values: Mapping[str, Value], place: str) -> Value:
     if output not in values:
-        raise ModelError(f"{name}: output {output!r} is computed by no node")
-    return as_expression(values[output], f"{name}: output {output!r}")
+        raise ModelError(f"{place}: output {output!r} is computed by no node")
+    return values[output]
 
 
 def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
@@ -292,13 +301,6 @@ def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
     if not identifier[0].isalpha():
         identifier = f"input_{identifier}"
     return relax.Var(identifier, relax.TensorType(shape, dtype))
-
-
-def _is_empty(type_: Any) -> bool:
-    shape = getattr(type_, "shape", None)
-    return isinstance(shape, relax.ShapeExpr) and any(
-        isinstance(extent, tvm.tirx.IntImm) and extent.value == 0 for extent in shape.values
-    )
 
 
 def _check_type(value: Expr, label: str) -> None:
@@ -360,15 +362,10 @@ def _is_supported(
 ) -> bool:
     if (node.domain, node.op_type) in functions:
         return True
-    if node.domain not in STANDARD_DOMAINS:
-        return False
-    if node.op_type in CONVERTERS or node.op_type in ("If", "Constant"):
+    supported = node.op_type in CONVERTERS or node.op_type in (*CONTROL_FLOW, "Constant")
+    if supported and node.domain in STANDARD_DOMAINS:
         return True
-    opset = opsets[""]
-    if not onnx.defs.has(node.op_type, max_inclusive_version=opset):
-        return False
-    schema = onnx.defs.get_schema(node.op_type, opset)
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return has_function_body(node, opsets.get(_domain(node.domain), 1))
 
 
 def _domain(name: str) -> str:

@@ -14,9 +14,12 @@ from onnx import helper
 from tvm import relax
 
 from top_tvm.errors import ModelError
+from top_tvm.plan import DTYPE_BYTES
 
 Array: TypeAlias = npt.NDArray[Any]
 Expr: TypeAlias = relax.Expr
+# Constants stay arrays until a converter needs them as expressions: folding never leaves NumPy.
+Value: TypeAlias = Array | Expr
 # A converter returns one expression, or one per output: None for those that nobody asked for.
 Converted: TypeAlias = Expr | Sequence[Expr | None]
 
@@ -128,9 +131,17 @@ class Node:
 
 
 def constant(array: Array) -> Expr:
-    """A constant expression of an array."""
-    # With its type: without, Relax makes 64-bit integers ones of 32 bits.
-    return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
+    """A constant expression of an array, of its type: left alone, TVM narrows 64-bit ones."""
+    return relax.const(np.ascontiguousarray(array).reshape(array.shape), array.dtype.name)
+
+
+def as_expression(value: Value, place: str) -> Expr:
+    """A value as Relax sees it."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.name not in DTYPE_BYTES:
+        raise ModelError(f"{place}: values of type {value.dtype.name} are not supported")
+    return constant(value)
 
 
 def constant_of(value: Expr) -> Array | None:

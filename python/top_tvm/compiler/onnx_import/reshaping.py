@@ -77,9 +77,10 @@ def convert_unsqueeze(node: Node) -> Converted:
 
 def _axes(node: Node) -> list[int] | None:
     """An attribute before opset 13, an input since then."""
-    if node.opset < 13:
-        return node.attribute("axes")
-    return node.integers(1, "axes") if node.has(1) else None
+    if node.opset >= 13:
+        return node.integers(1, "axes") if node.has(1) else None
+    axes: list[int] | None = node.attribute("axes")
+    return axes
 
 
 def convert_transpose(node: Node) -> Converted:

@@ -57,11 +57,13 @@ class _LowerConcat(Rewriter):
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         if not is_call(call, "concat") or not isinstance(call.args[0], relax.Tuple):
             return call
-        fields = call.args[0].fields
+        fields = [field for field in call.args[0].fields if 0 not in shape_of(field)]
+        if len(fields) == 1:
+            return fields[0]
         shape, axis = shape_of(original), int(call.attrs.axis or 0) % len(shape_of(original))
         rows = prod(shape[:axis])
         widths = tuple(prod(shape_of(field)[axis:]) for field in fields)
-        if rows == 0 or 0 in widths:
+        if not fields:
             return call
         views = [
             self.emit(relax.op.reshape(field, (rows, width)))
