@@ -138,6 +138,11 @@ void Executor::resolve_kernels(const FindKernel& find_kernel) {
     if (library_kernels_ == nullptr) {
       throw std::runtime_error("Op '" + call.op + "' needs oneDNN, which is not available.");
     }
+    // What the plan's own checks know about the memory that a call writes rests on this number.
+    if (call.num_outputs != 1) {
+      throw std::invalid_argument("Op '" + call.op + "' has " + std::to_string(call.num_outputs) +
+                                  " outputs; kernels of oneDNN have one.");
+    }
     std::vector<DLTensor> args;
     for (int index : call.args) {
       const TensorData& tensor = plan_.tensors[index];

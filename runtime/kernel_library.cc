@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <elf.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -90,12 +92,36 @@ T read_at(std::string_view image, uint64_t offset) {
   return value;
 }
 
-// Names of the symbols "__TVM..." of the dynamic symbol table: pointers that the loader of a
-// library has to set, else its kernels jump to address 0.
-std::vector<std::string> context_symbols(std::string_view image) {
+#if defined(__x86_64__)
+constexpr Elf64_Half kMachine = EM_X86_64;
+#elif defined(__aarch64__)
+constexpr Elf64_Half kMachine = EM_AARCH64;
+#else
+#error "kernel libraries are for x86-64 and AArch64"
+#endif
+
+// The dynamic loader believes what an image says: it would map pages that a truncated image does
+// not have, and fault when it touches them.
+void check_image(std::string_view image) {
   if (image.size() < SELFMAG || std::memcmp(image.data(), ELFMAG, SELFMAG) != 0) {
     throw std::runtime_error("The kernel library is not an ELF shared library.");
   }
+  const auto header = read_at<Elf64_Ehdr>(image, 0);
+  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
+      header.e_machine != kMachine || header.e_type != ET_DYN) {
+    throw std::runtime_error("The kernel library is not a shared library for this machine.");
+  }
+  for (int i = 0; i < header.e_phnum; ++i) {
+    const auto segment = read_at<Elf64_Phdr>(image, header.e_phoff + i * sizeof(Elf64_Phdr));
+    if (segment.p_offset > image.size() || image.size() - segment.p_offset < segment.p_filesz) {
+      throw std::runtime_error("The kernel library is truncated.");
+    }
+  }
+}
+
+// Names of the symbols "__TVM..." of the dynamic symbol table: pointers that the loader of a
+// library has to set, else its kernels jump to address 0.
+std::vector<std::string> context_symbols(std::string_view image) {
   const auto header = read_at<Elf64_Ehdr>(image, 0);
   std::vector<std::string> names;
   for (int i = 0; i < header.e_shnum; ++i) {
@@ -115,16 +141,15 @@ std::vector<std::string> context_symbols(std::string_view image) {
   return names;
 }
 
-// dlopen wants a path. The name is unique because the loader takes equal paths for the same
-// library; the file is unlinked at once, the mapping keeps it alive.
-void* open_image(std::string_view image) {
-  const char* directory = std::getenv("TMPDIR");
-  std::string path = std::string(directory != nullptr && *directory != '\0' ? directory : "/tmp") +
-                     "/top_tvm_kernels_XXXXXX";
-  const int file = mkstemp(path.data());
+// dlopen wants a path: that of a file in memory, which needs no writable directory and leaves none
+// behind. It stays open as long as the library, because the loader takes equal paths for the same
+// library, and the path is that of its descriptor.
+std::pair<void*, int> open_image(std::string_view image) {
+  const int file = memfd_create("top_tvm_kernels", MFD_CLOEXEC);
   if (file < 0) {
-    throw std::runtime_error("Cannot create '" + path + "' for the kernel library: " +
-                             std::strerror(errno) + "; set TMPDIR to a writable directory.");
+    throw std::runtime_error(
+        std::string("Cannot create a file in memory for the kernel library: ") +
+        std::strerror(errno));
   }
   std::string error;
   for (size_t written = 0; written < image.size() && error.empty();) {
@@ -135,21 +160,24 @@ void* open_image(std::string_view image) {
       error = std::strerror(errno);
     }
   }
-  close(file);
   void* handle = nullptr;
   if (error.empty()) {
+    const std::string path = "/proc/self/fd/" + std::to_string(file);
     handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (handle == nullptr) error = dlerror();
   }
-  unlink(path.c_str());
-  if (handle == nullptr) throw std::runtime_error("Cannot load the kernel library: " + error);
-  return handle;
+  if (handle == nullptr) {
+    close(file);
+    throw std::runtime_error("Cannot load the kernel library: " + error);
+  }
+  return {handle, file};
 }
 
 }  // namespace
 
 KernelLibrary::KernelLibrary(std::string_view image) {
   require_tvm_ffi();  // which kernel libraries use without naming it as a dependency
+  check_image(image);
   std::vector<std::pair<std::string, void*>> context;
   for (const std::string& symbol : context_symbols(image)) {
     void* function = context_function(symbol);
@@ -160,18 +188,26 @@ KernelLibrary::KernelLibrary(std::string_view image) {
     }
     context.emplace_back(symbol, function);
   }
-  handle_ = open_image(image);
+  std::tie(handle_, file_) = open_image(image);
   // Set in this library only, so that TVM's own runtime in the same process is not disturbed.
   for (const auto& [symbol, function] : context) {
     if (void** slot = static_cast<void**>(dlsym(handle_, symbol.c_str()))) *slot = function;
   }
 }
 
-KernelLibrary::~KernelLibrary() { dlclose(handle_); }
+KernelLibrary::~KernelLibrary() {
+  dlclose(handle_);
+  close(file_);
+}
 
 TVMFFISafeCallType KernelLibrary::find(const std::string& symbol) const {
   void* address = dlsym(handle_, ("__tvm_ffi_" + symbol).c_str());
-  if (address == nullptr) {
+  // The library has data under such names as well, which a damaged plan could name.
+  Dl_info info;
+  Elf64_Sym* entry = nullptr;
+  const bool found = address != nullptr &&
+                     dladdr1(address, &info, reinterpret_cast<void**>(&entry), RTLD_DL_SYMENT) != 0;
+  if (!found || entry == nullptr || ELF64_ST_TYPE(entry->st_info) != STT_FUNC) {
     throw std::runtime_error("The kernel library has no kernel '" + symbol + "'.");
   }
   return reinterpret_cast<TVMFFISafeCallType>(address);

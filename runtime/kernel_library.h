@@ -24,6 +24,7 @@ class KernelLibrary {
 
  private:
   void* handle_ = nullptr;
+  int file_ = -1;  // the image
 };
 
 }  // namespace top

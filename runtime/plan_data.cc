@@ -49,6 +49,9 @@ std::map<std::string, size_t> boundary_bytes(const PlanData& plan, Space space) 
   for (int index : input ? plan.inputs : plan.outputs) {
     check_index(index, plan.tensors.size(), input ? "An input tensor" : "An output tensor");
     const TensorData& tensor = plan.tensors[index];
+    // They are copied as a whole to memory that has room for their elements only.
+    if (!tensor.strides.empty())
+      reject("Tensor '" + tensor.name + "' has strides at the boundary.");
     if (tensor.space != space) {
       // Outputs may be anything (they are copied then), inputs may not.
       if (input) reject("Input tensor '" + tensor.name + "' is not in the space of inputs.");

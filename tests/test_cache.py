@@ -30,14 +30,20 @@ def test_devices_have_files_of_their_own(tmp_path):
     assert MeasurementCache("two", tmp_path).get("key") is None
 
 
-def test_damaged_file_is_measured_again(tmp_path):
+def test_damaged_file_is_measured_again(tmp_path, caplog):
     cache = MeasurementCache("one", tmp_path)
-    cache.update({"key": 1})
-    for content in ("", "{", "[1]", "null"):
-        cache.path.write_text(content)
+    cache.update({"key": 1.5})
+    good = cache.path.read_bytes()
+    assert json.loads(good)["entries"] == {"key": 1.5}
+    flipped = good.replace(b"1.5", b"1.4")
+    nested = b"[" * 100_000
+    for content in (b"", b"{", b"[1]", b"null", b"\xff", good[:-1], flipped, nested):
+        cache.path.write_bytes(content)
         assert MeasurementCache("one", tmp_path).entries == {}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "one.json is damaged: measuring again" in caplog.text
     MeasurementCache("one", tmp_path).update({"other": 2})
-    assert json.loads(cache.path.read_text()) == {"other": 2}
+    assert MeasurementCache("one", tmp_path).entries == {"other": 2}
 
 
 def test_unwritable_cache_warns_once_and_goes_on(tmp_path, caplog):

@@ -31,6 +31,7 @@ GROUND = frozenset(
         "plan_check",
         "plan_races",
         "random_inputs",
+        "replace_file",
         "roofline",
         "strict_json",
         "strides",

@@ -10,7 +10,8 @@ the native runtime by the first :func:`load`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ __all__ = [
     "TopTVMError",
     "__version__",
     "build",
+    "estimate_memory",
     "load",
 ]
 
@@ -107,15 +109,8 @@ def build(
     DependencyError
         If the compiler's packages are not installed.
     """
-    try:
+    with _compiler_needed():
         from top_tvm.compiler.build import build as compile_model
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _COMPILER_PACKAGES:
-            raise
-        raise DependencyError(
-            f"building a model needs the package {package!r}: pip install 'top_tvm[compile]'"
-        ) from error
     return compile_model(
         model,
         target=target,
@@ -125,6 +120,28 @@ def build(
         shapes=shapes,
         precision=precision,
         progress=progress,
+    )
+
+
+def estimate_memory(
+    model: str | Path | bytes | onnx.ModelProto,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> int:
+    """Memory in bytes that :func:`build` takes at its peak, roughly; parameters are as there.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read or built, or the estimate is beyond this machine's memory.
+    DependencyError
+        If the compiler's packages are not installed.
+    """
+    with _compiler_needed():
+        from top_tvm.compiler.estimate import estimate_build
+    return estimate_build(
+        model, shapes, list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
     )
 
 
@@ -143,6 +160,19 @@ def load(path: str | Path) -> Executable:
     from top_tvm.runtime.executable import Executable
 
     return Executable(load_artifact(path))
+
+
+@contextmanager
+def _compiler_needed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _COMPILER_PACKAGES:
+            raise
+        raise DependencyError(
+            f"building a model needs the package {package!r}: pip install 'top_tvm[compile]'"
+        ) from error
 
 
 def __getattr__(name: str) -> Any:

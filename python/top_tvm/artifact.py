@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import IO, TypeVar
@@ -30,7 +29,9 @@ ARTIFACT_FORMAT = 2
 
 _WEIGHTS = "weights.safetensors"
 _KERNELS = "kernels.so"
-_MAX_JSON_BYTES = 256 * 2**20
+# Parsed JSON takes up to 30 times its size. A plan of 1,000 ops has some 0.6 MB.
+_MAX_JSON_BYTES = 64 * 2**20  # of all plans, profiles and the metadata together
+_MAX_KERNELS_BYTES = 256 * 2**20  # they are copied to a file for the dynamic loader
 
 T = TypeVar("T")
 
@@ -185,6 +186,9 @@ def load(path: str | PathLike[str]) -> Artifact:
         machine lacks.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        # Reading from a pipe or a terminal would wait for somebody to write.
+        raise ArtifactError(f"{path}: is not a regular file")
     try:
         with path.open("rb") as file:
             if not file.read(1):
@@ -213,6 +217,7 @@ def _read(data: memoryview, file: IO[bytes]) -> Artifact:
     parts = open_sealed(data, file)
     if METADATA not in parts:
         raise ArtifactError(f"damaged, or not a .top file: it has no {METADATA}")
+    _check_sizes(parts)
     text = parts.pop(METADATA)
     document = _parse(METADATA, text)
     _check_format(document)
@@ -238,6 +243,18 @@ def _read(data: memoryview, file: IO[bytes]) -> Artifact:
     artifact = Artifact(metadata, bytes(parts[_KERNELS]), constants, plans, profiles)
     _check_consistency(artifact)
     return artifact
+
+
+def _check_sizes(parts: Mapping[str, memoryview]) -> None:
+    """Refuse what would take much memory or time to read."""
+    json_bytes = sum(len(content) for name, content in parts.items() if name.endswith(".json"))
+    kernels_bytes = len(parts.get(_KERNELS, b""))
+    for what, nbytes, limit in (
+        ("plans, profiles and metadata", json_bytes, _MAX_JSON_BYTES),
+        (_KERNELS, kernels_bytes, _MAX_KERNELS_BYTES),
+    ):
+        if nbytes > limit:
+            raise ArtifactError(f"damaged: {nbytes} bytes of {what}; at most {limit} are read")
 
 
 def _check_format(document: object) -> None:
@@ -270,6 +287,8 @@ def _check_consistency(artifact: Artifact) -> None:
         raise ArtifactError("there is no plan")
     if artifact.metadata.format != ARTIFACT_FORMAT:
         raise ArtifactError(f"format is {artifact.metadata.format}, expected {ARTIFACT_FORMAT}")
+    if not all(limit > 0 for limit in asdict(artifact.metadata.roofline).values()):
+        raise ArtifactError(f"the limits of the device are {artifact.metadata.roofline}")
     for batch, plan in artifact.plans.items():
         if plan.batch != batch:
             raise ArtifactError(f"plan for batch {batch}: it says batch {plan.batch}")
@@ -279,7 +298,7 @@ def _check_consistency(artifact: Artifact) -> None:
             raise ArtifactError(f"profile for batch {batch}: there is no such plan")
         for op in profile:
             numbers = (op.flops, op.nbytes, op.single_us, op.gang_us)
-            if any(math.isnan(number) or number < 0 for number in numbers):
+            if not all(number >= 0 for number in numbers):  # nor NaN
                 raise ArtifactError(
                     f"profile for batch {batch}: op {op.name!r} has costs {numbers}"
                 )
@@ -326,7 +345,6 @@ def _by_batch(folder: str, names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _read_plan(name: str, content: memoryview) -> Plan:
-    _check_json_size(name, content)
     try:
         return Plan.from_json(bytes(content))
     except PlanError as error:
@@ -334,7 +352,6 @@ def _read_plan(name: str, content: memoryview) -> Plan:
 
 
 def _parse(name: str, content: memoryview) -> object:
-    _check_json_size(name, content)
     try:
         return parse(bytes(content))
     except StrictJSONError as error:
@@ -346,11 +363,6 @@ def _decode(name: str, kind: type[T], document: object) -> T:
         return decode(kind, document)
     except StrictJSONError as error:
         raise ArtifactError(f"{name}: {error}") from error
-
-
-def _check_json_size(name: str, content: memoryview) -> None:
-    if len(content) > _MAX_JSON_BYTES:
-        raise ArtifactError(f"{name}: {len(content)} bytes; at most {_MAX_JSON_BYTES} are read")
 
 
 def _to_json(value: object) -> bytes:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from top_tvm.errors import ArtifactError
+from top_tvm.replace_file import replacing
 
 METADATA = "metadata.json"
 
@@ -29,6 +29,7 @@ _SEAL_PREFIX = b"top_tvm seal "
 _SEAL_HEX = 64
 _LOCAL_HEADER_BYTES = 30
 _MAX_PARTS = 10_000
+_MAX_DIRECTORY_BYTES = 4 * 2**20
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)  # the same artifact gives the same file
 
 
@@ -96,29 +97,15 @@ class Writer:
 
 @contextmanager
 def sealed(path: Path) -> Iterator[Writer]:
-    """Write a sealed archive that appears at ``path`` complete or not at all.
-
-    The parts go to a temporary file in the same directory, which takes the place of an existing
-    file only when it is complete and on disk.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        # Not tempfile: its files are private, and the mode would stay when they are renamed.
-        with temporary.open("x+b") as file:
-            writer = Writer(file)
-            try:
-                yield writer
-            except BaseException:
-                writer.abandon()
-                raise
+    """Write a sealed archive that appears at ``path`` complete or not at all."""
+    with replacing(path) as file:
+        writer = Writer(file)
+        try:
+            yield writer
             writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+        except BaseException:
+            writer.abandon()
+            raise
 
 
 def open_sealed(data: memoryview, file: IO[bytes]) -> dict[str, memoryview]:
@@ -142,7 +129,8 @@ def open_sealed(data: memoryview, file: IO[bytes]) -> dict[str, memoryview]:
         If the file is not such an archive, or is damaged.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        # zipfile takes any object with these methods.
+        with zipfile.ZipFile(cast("IO[bytes]", _DirectoryReader(file))) as archive:
             entries, comment = archive.infolist(), archive.comment
         parts = {entry.filename: _locate(entry, data) for entry in entries}
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
@@ -159,6 +147,25 @@ def open_sealed(data: memoryview, file: IO[bytes]) -> dict[str, memoryview]:
     if digest.hexdigest().encode() != comment[-_SEAL_HEX:]:
         raise ArtifactError("damaged: the checksum of its structure or metadata does not match")
     return {name: data[p.offset : p.offset + p.nbytes] for name, p in parts.items()}
+
+
+class _DirectoryReader:
+    """A file from which zipfile reads no directory that would take long and much memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek = file.seek
+        self.tell = file.tell
+        self._file = file
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, nbytes: int = -1) -> bytes:
+        if nbytes > _MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(
+                f"a directory of {nbytes} bytes; at most {_MAX_DIRECTORY_BYTES} are read"
+            )
+        return self._file.read(nbytes)
 
 
 def _locate(entry: zipfile.ZipInfo, data: memoryview) -> Part:
@@ -185,12 +192,3 @@ def _sealed_ranges(parts: dict[str, Part], size: int) -> Iterator[tuple[int, int
         yield begin, part.offset
         begin = part.offset + part.nbytes
     yield begin, size - _SEAL_HEX
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

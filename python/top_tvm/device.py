@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import re
-from collections.abc import Iterable
+import resource
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_CPUINFO = Path("/proc/cpuinfo")
+_PROC = Path("/proc")
+_CPUINFO = _PROC / "cpuinfo"
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def host_features() -> frozenset[str]:
@@ -53,6 +57,51 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_limit_bytes() -> int:
+    """Memory that this process can have: the machine's, or what limits leave of it.
+
+    Limits are those of its control groups and of its address space (``ulimit -v``).
+
+    Returns
+    -------
+    int
+        Bytes; 2**63 - 1 where the operating system does not tell.
+    """
+    limits = [_integer(path) for path in _cgroup_limits()]
+    with contextlib.suppress(ValueError, OSError):  # no such names on this system
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])  # negative without a limit
+    return min((limit for limit in limits if limit is not None and limit > 0), default=2**63 - 1)
+
+
+def _cgroup_limits() -> Iterator[Path]:
+    """Files with limits of the control groups, of version 2 and 1, that this process is in."""
+    try:
+        lines = (_PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        unified = not controllers
+        if not unified and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS if unified else _CGROUPS / "memory"
+        name = "memory.max" if unified else "memory.limit_in_bytes"
+        # A group has at most what those around it have. In a container the path can be that of the
+        # host, where nothing is found; the group itself is mounted as the root then.
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                yield folder / name
+
+
+def _integer(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
 
 
 @functools.cache

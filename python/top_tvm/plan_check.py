@@ -11,6 +11,11 @@ from top_tvm.plan_races import check_races
 
 MAX_STREAMS = 1024
 MAX_BYTES = 2**62  # of one memory: sums of two sizes stay within 64 bits
+MAX_DIMENSIONS = 32
+# Ten times what networks with thousands of operators have; the time of the checks is bounded by it.
+MAX_CALLS = 20_000
+MAX_TENSORS = 200_000
+MAX_ARGUMENTS = 200_000  # of all calls together, and likewise waits
 
 
 def check_plan(plan: Plan) -> None:
@@ -22,6 +27,7 @@ def check_plan(plan: Plan) -> None:
         Naming the tensor or call at fault.
     """
     _check_numbers(plan)
+    _check_size(plan)
     _check_tensors(plan)
     _check_boundary(plan)
     for index, call in enumerate(plan.calls):
@@ -47,6 +53,18 @@ def _check_numbers(plan: Plan) -> None:
             raise PlanError(f"kernels[{index}]: symbol is empty")
 
 
+def _check_size(plan: Plan) -> None:
+    for what, count, limit in (
+        ("calls", len(plan.calls), MAX_CALLS),
+        ("kernels", len(plan.kernels), MAX_CALLS),
+        ("tensors", len(plan.tensors), MAX_TENSORS),
+        ("arguments of calls", sum(len(call.args) for call in plan.calls), MAX_ARGUMENTS),
+        ("waits", sum(len(call.waits) for call in plan.calls), MAX_ARGUMENTS),
+    ):
+        if count > limit:
+            raise PlanError(f"plan: {count} {what}; at most {limit} are supported")
+
+
 def _check_tensors(plan: Plan) -> None:
     _check_unique((t.name for t in plan.tensors), "tensors")
     in_arena = {tensor.name: tensor for tensor in plan.tensors if tensor.space == "arena"}
@@ -55,8 +73,7 @@ def _check_tensors(plan: Plan) -> None:
         if tensor.dtype not in DTYPE_BYTES:
             known = ", ".join(DTYPE_BYTES)
             raise PlanError(f"{place}: dtype {tensor.dtype!r} is not supported; known: {known}")
-        if any(dim < 0 for dim in tensor.shape):
-            raise PlanError(f"{place}: shape {tensor.shape} has a negative dimension")
+        _check_shape(place, tensor)
         if tensor.offset < 0 or tensor.offset % ALIGNMENT_BYTES:
             raise PlanError(
                 f"{place}: offset {tensor.offset} is not a multiple of {ALIGNMENT_BYTES}"
@@ -74,6 +91,22 @@ def _check_tensors(plan: Plan) -> None:
             _check_view(place, tensor, in_arena)
         elif not tensor.storage:
             raise PlanError(f"{place}: storage is empty, but its space is {tensor.space!r}")
+    # A run allocates it: no more than tensors reach, or would take side by side.
+    apart = sum(t.nbytes + ALIGNMENT_BYTES for t in in_arena.values() if not t.storage)
+    end = max((t.offset + t.extent_bytes for t in in_arena.values()), default=0)
+    if plan.arena_bytes > max(apart, end + ALIGNMENT_BYTES):
+        raise PlanError(f"plan: arena_bytes is {plan.arena_bytes}, more than its tensors can use")
+
+
+def _check_shape(place: str, tensor: Tensor) -> None:
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise PlanError(
+            f"{place}: {len(tensor.shape)} dimensions; at most {MAX_DIMENSIONS} are supported"
+        )
+    if any(dim < 0 for dim in tensor.shape):
+        raise PlanError(f"{place}: shape {tensor.shape} has a negative dimension")
+    if any(not 0 <= stride <= MAX_BYTES for stride in tensor.strides):
+        raise PlanError(f"{place}: strides {tensor.strides!r:.80} are out of range")
 
 
 def _check_view(place: str, tensor: Tensor, in_arena: Mapping[str, Tensor]) -> None:
@@ -98,14 +131,14 @@ def _check_boundary(plan: Plan) -> None:
     for place, tensor in _tensors_at(plan, "inputs", plan.inputs):
         if tensor.space != "input":
             raise PlanError(f"{place}: space is {tensor.space!r}, expected 'input'")
-        _check_numpy(place, tensor)
+        _check_array(place, tensor)
         if tensor.name != tensor.storage:
             raise PlanError(f"{place}: its storage has another name, {tensor.storage!r}")
         if ("input", tensor.storage) in sizes:
             raise PlanError(f"{place}: input {tensor.storage!r} is listed twice")
         sizes["input", tensor.storage] = tensor.nbytes
     for place, tensor in _tensors_at(plan, "outputs", plan.outputs):
-        _check_numpy(place, tensor)
+        _check_array(place, tensor)
         if tensor.space == "output":
             memory = (tensor.space, tensor.storage)
             sizes[memory] = max(tensor.nbytes, sizes.get(memory, 0))
@@ -120,7 +153,9 @@ def _check_boundary(plan: Plan) -> None:
             _check_within(place, tensor, size)
 
 
-def _check_numpy(place: str, tensor: Tensor) -> None:
+def _check_array(place: str, tensor: Tensor) -> None:
+    if tensor.strides:
+        raise PlanError(f"{place}: has strides, but inputs and outputs are contiguous")
     if tensor.dtype == "bfloat16":
         raise PlanError(f"{place}: dtype bfloat16 is for use inside; NumPy has no such type")
 
@@ -178,11 +213,13 @@ def _place(plan: Plan, index: int) -> str:
 
 
 def _tensors_at(plan: Plan, member: str, indices: Sequence[int]) -> Iterable[tuple[str, Tensor]]:
+    seen = set()
     for position, index in enumerate(indices):
         if not 0 <= index < len(plan.tensors):
             raise PlanError(f"{member}[{position}]: tensor {index} is not in plan.tensors")
-        if index in indices[:position]:
+        if index in seen:
             raise PlanError(f"{member}[{position}]: tensor {index} is listed twice")
+        seen.add(index)
         yield f"{member}[{position}] ({plan.tensors[index].name!r})", plan.tensors[index]
 
 

@@ -18,6 +18,10 @@ from top_tvm.errors import PlanError
 from top_tvm.plan import DTYPE_BYTES, Call, Plan, Tensor
 from top_tvm.strides import rows_of
 
+# Spans that all reads and writes of a plan may touch. Networks need a few per argument; a plan that
+# was made to be slow to check would need any number.
+_MAX_VISITS = 5_000_000
+
 
 def check_races(plan: Plan) -> None:
     """Check the memory of a plan whose indices are already known to be in range.
@@ -78,11 +82,16 @@ class _Shadow:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._spans: list[_Span] = []
+        self._visits = 0
 
     def within(self, start: int, end: int) -> list[_Span]:
         """Spans that make up a range of bytes; those that reach beyond are split."""
         begin = self._cut(start)
-        return self._spans[begin : self._cut(end)]
+        spans = self._spans[begin : self._cut(end)]
+        self._visits += len(spans)
+        if self._visits > _MAX_VISITS:
+            raise PlanError("plan: its calls use memory in more pieces than can be checked")
+        return spans
 
     def overwrite(self, span: _Span) -> None:
         """Replace what lies in the range of ``span``."""

@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON and back, with nothing guessed on the way back.
 
 Decoding follows the type hints: every field must be present, no other may be, and no type is
-converted. An infinite float, which JSON cannot write, is ``null``.
+converted. An infinite float, which JSON cannot write, is ``null``. Integers have at most 64 bits:
+sums and products of a few stay cheap, and all fit into a float.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import dataclasses
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 Decoder = Callable[[object], Any]
+
+_MAX_DIGITS = 20  # of an integer of 64 bits, with its sign
+_MAX_KEYS = 5  # that a message lists
 
 
 class StrictJSONError(ValueError):
@@ -37,7 +42,7 @@ class StrictJSONError(ValueError):
 
 
 def parse(text: str | bytes) -> object:
-    """Parse JSON text; unlike :func:`json.loads`, refuse repeated keys, NaN and overflow.
+    """Parse JSON text; unlike :func:`json.loads`, refuse repeated keys, NaN and large numbers.
 
     Raises
     ------
@@ -50,6 +55,7 @@ def parse(text: str | bytes) -> object:
             object_pairs_hook=_unique_keys,
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
+            parse_int=_bounded_int,
         )
     except StrictJSONError:
         raise
@@ -150,6 +156,7 @@ def _decode_dict(decoder: Decoder, value: object) -> dict[str, Any]:
     for key, item in value.items():
         if type(key) is not str:
             raise _mismatch("string keys", key)
+        _check_text(key)
         try:
             items[key] = decoder(item)
         except StrictJSONError as error:
@@ -166,6 +173,8 @@ def _decode_literal(choices: tuple[object, ...], value: object) -> object:
 def _decode_scalar(kind: type, value: object) -> object:
     if type(value) is not kind:
         raise _mismatch(kind.__name__, value)
+    if kind is str:
+        _check_text(str(value))
     return value
 
 
@@ -193,20 +202,38 @@ def _wrong_keys(given: Iterable[str], expected: Iterable[str]) -> StrictJSONErro
     missing = [key for key in expected if key not in set(given)]
     unknown = [key for key in given if key not in set(expected)]
     problems = [
-        f"{problem} key{'s'[: len(keys) - 1]} {', '.join(map(repr, keys))}"
+        f"{problem} key{'s'[: len(keys) - 1]} {_listed(keys)}"
         for problem, keys in (("missing", missing), ("unknown", unknown))
         if keys
     ]
     return StrictJSONError("; ".join(problems))
 
 
+def _listed(keys: list[str]) -> str:
+    names = [f"{key!r:.60}" for key in keys[:_MAX_KEYS]]
+    return ", ".join([*names, "..."] if len(keys) > _MAX_KEYS else names)
+
+
+def _check_text(text: str) -> None:
+    # JSON can escape one half of a surrogate pair, which is no character and cannot be encoded.
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise StrictJSONError(f"{text!r:.60} is not valid Unicode")
+
+
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise StrictJSONError(f"key {repeated!r} is given twice")
+        counts = Counter(key for key, _ in pairs)
+        repeated = next(key for key, count in counts.items() if count > 1)
+        raise StrictJSONError(f"key {repeated!r:.60} is given twice")
     return document
+
+
+def _bounded_int(text: str) -> int:
+    number = int(text) if len(text) <= _MAX_DIGITS else 2**63
+    if not -(2**63) <= number < 2**63:
+        raise StrictJSONError(f"the integer {text:.40} has more than 64 bits")
+    return number
 
 
 def _finite_float(text: str) -> float:

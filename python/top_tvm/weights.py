@@ -38,7 +38,9 @@ _CODES = {
 }
 _DTYPES = {code: name for name, code in _CODES.items()}
 _PADDING = "__padding__"
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_MAX_HEADER_BYTES = 16 * 2**20  # some 100,000 tensors
+_MAX_DIMENSIONS = 32
+_MAX_EXTENT = 2**62
 
 
 def aligned(array: npt.ArrayLike) -> Array:
@@ -142,8 +144,12 @@ def decode_weights(data: memoryview) -> dict[str, Array]:
         If the data is not valid safetensors, or has a dtype that plans do not know.
     """
     header_bytes = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or header_bytes > min(len(data) - 8, _MAX_HEADER_BYTES):
+    if len(data) < 8 or header_bytes > len(data) - 8:
         raise ArtifactError("weights: the header is truncated")
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise ArtifactError(
+            f"weights: a header of {header_bytes} bytes; at most {_MAX_HEADER_BYTES} are read"
+        )
     try:
         header = parse(bytes(data[8 : 8 + header_bytes]))
     except StrictJSONError as error:
@@ -185,8 +191,9 @@ def _parse_entry(name: str, entry: object) -> tuple[str, tuple[int, ...], int, i
             raise ArtifactError(f"weights: {name!r}: not a tensor entry: {entry!r:.80}")
     if code not in _DTYPES:
         raise ArtifactError(f"weights: {name!r}: dtype {code!r} is not supported")
-    dims = tuple(dim for dim in shape if type(dim) is int and dim >= 0)
-    if len(dims) != len(shape):
+    # Of bounded dimensions, and few: their product is not to take long.
+    dims = tuple(dim for dim in shape if type(dim) is int and 0 <= dim <= _MAX_EXTENT)
+    if len(dims) != len(shape) or len(dims) > _MAX_DIMENSIONS:
         raise ArtifactError(f"weights: {name!r}: {shape!r:.80} is not a shape")
     if begin < 0 or end - begin != math.prod(dims) * DTYPE_BYTES[_DTYPES[code]]:
         raise ArtifactError(f"weights: {name!r}: its shape and its number of bytes differ")

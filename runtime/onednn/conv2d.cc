@@ -15,9 +15,9 @@ struct Geometry {
   int64_t groups;
 
   explicit Geometry(const Spec& spec)
-      : strides(spec.integers("strides", 2)),
-        padding(spec.integers("padding", 4)),
-        dilation(spec.integers("dilation", 2)),
+      : strides(spec.extents("strides", 2, 1)),
+        padding(spec.extents("padding", 4, 0)),
+        dilation(spec.extents("dilation", 2, 1)),
         groups(spec.flag("groups", 1)) {}
 
   bool is_product(const memory::dims& weight) const {
@@ -81,10 +81,11 @@ void check_convolution(const Spec& spec, const Epilogue& epilogue, int64_t group
   Spec::require(data.size() == 4 && weight.size() == 4 && out.size() == 4,
                 "data, weight and output must have 4 dimensions");
   Spec::require(spec.arg(1).data != nullptr, "the weight must be a constant");
+  spec.expect_no_gaps(1);
   const int64_t whole = is_transposed ? data[3] : out[3], part = is_transposed ? out[3] : data[3];
-  Spec::require(
-      groups > 0 && weight[0] % groups == 0 && whole == weight[0] && part == weight[1] * groups,
-      "the channels of data, weight and output do not fit the groups");
+  Spec::require(groups > 0 && groups <= weight[0] && weight[0] % groups == 0 &&
+                    whole == weight[0] && part == weight[1] * groups,
+                "the channels of data, weight and output do not fit the groups");
   epilogue.check(spec, out[3]);
 }
 

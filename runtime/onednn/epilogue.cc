@@ -59,6 +59,7 @@ Epilogue::Epilogue(const Spec& spec) : bias(spec.flag("bias", 0) != 0) {
 
 void Epilogue::check(const Spec& spec, int64_t channels) const {
   if (bias) {
+    spec.expect_no_gaps(2);
     Spec::require(spec.shape(2) == dnnl::memory::dims{channels} &&
                       spec.type(2) == dnnl::memory::data_type::f32,
                   "the bias must be float32 and have one value for each of the " +

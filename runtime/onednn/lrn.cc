@@ -7,8 +7,8 @@ namespace top::onednn {
 
 std::unique_ptr<Kernel> make_lrn(const Spec& spec) {
   spec.expect_args(2);
-  const int64_t size = spec.integers("size", 1)[0];
-  Spec::require(size > 0 && size % 2 == 1, "the size of the window must be odd");
+  const int64_t size = spec.extents("size", 1, 1)[0];
+  Spec::require(size % 2 == 1, "the size of the window must be odd");
   Spec::require(spec.shape(0).size() == 4 && spec.shape(0) == spec.shape(1),
                 "data and output must have the same 4 dimensions");
 

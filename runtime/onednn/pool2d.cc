@@ -12,8 +12,8 @@ using dnnl::memory;
 
 std::unique_ptr<Kernel> make_pool2d(const Spec& spec, dnnl::algorithm algorithm) {
   spec.expect_args(2);
-  const auto window = spec.integers("window", 2), strides = spec.integers("strides", 2);
-  const auto padding = spec.integers("padding", 4), dilation = spec.integers("dilation", 2);
+  const auto window = spec.extents("window", 2, 1), strides = spec.extents("strides", 2, 1);
+  const auto padding = spec.extents("padding", 4, 0), dilation = spec.extents("dilation", 2, 1);
   const memory::dims in = spec.shape(0), out = spec.shape(1);
   Spec::require(in.size() == 4 && out.size() == 4 && in[0] == out[0] && in[3] == out[3],
                 "data and output must have 4 dimensions, batch and channels in common");

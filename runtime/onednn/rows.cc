@@ -46,6 +46,7 @@ std::unique_ptr<Kernel> make_layer_norm(const Spec& spec) {
   for (int position : {1, 2}) {
     Spec::require(spec.shape(position) == columns && spec.type(position) == memory::data_type::f32,
                   "scale and shift must be float32 and have one value per column");
+    spec.expect_no_gaps(position);
   }
   auto kernel = std::make_unique<Kernel>();
   const PlannedThreads planned(spec.threads());

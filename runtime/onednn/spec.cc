@@ -9,6 +9,12 @@ namespace top::onednn {
 
 using dnnl::memory;
 
+namespace {
+
+constexpr int64_t kMaxExtent = 65535;
+
+}  // namespace
+
 void Spec::require(bool condition, const std::string& expectation) {
   if (!condition) throw std::invalid_argument(expectation);
 }
@@ -54,6 +60,16 @@ std::vector<int64_t> Spec::integers(const std::string& name, int count) const {
   return values;
 }
 
+std::vector<int64_t> Spec::extents(const std::string& name, int count, int64_t least) const {
+  const std::vector<int64_t> values = integers(name, count);
+  for (const int64_t value : values) {
+    require(value >= least && value <= kMaxExtent,
+            "attribute '" + name + "' must have integers from " + std::to_string(least) + " to " +
+                std::to_string(kMaxExtent));
+  }
+  return values;
+}
+
 int64_t Spec::flag(const std::string& name, int64_t fallback) const {
   return find(name) == nullptr ? fallback : integers(name, 1)[0];
 }
@@ -68,7 +84,15 @@ float Spec::number(const std::string& name) const {
 void Spec::expect_args(int count) const {
   require(spec_.num_args == count, "expected " + std::to_string(count) + " arguments, given " +
                                        std::to_string(spec_.num_args));
-  for (int i = 0; i < count; ++i) type(i);
+  for (int i = 0; i < count; ++i) {
+    type(i);
+    const DLTensor& tensor = arg(i);
+    require(tensor.ndim >= 1 && tensor.ndim <= DNNL_MAX_NDIMS &&
+                std::all_of(tensor.shape, tensor.shape + tensor.ndim,
+                            [](int64_t extent) { return extent >= 1; }),
+            "argument " + std::to_string(i) + " must have 1 to " + std::to_string(DNNL_MAX_NDIMS) +
+                " dimensions of at least 1");
+  }
 }
 
 memory::dims Spec::shape(int position) const {
@@ -104,6 +128,10 @@ bool Spec::has_gaps(int position) const {
     if (tensor.shape[axis] != 1 && tensor.strides[axis] != dense[axis]) return true;
   }
   return false;
+}
+
+void Spec::expect_no_gaps(int position) const {
+  require(!has_gaps(position), "argument " + std::to_string(position) + " must not have gaps");
 }
 
 memory::desc row_major(const memory::dims& shape, memory::data_type type) {

@@ -23,11 +23,15 @@ class Spec {
   void expect_no_more_attributes() const;
   // The attribute with exactly `count` integers.
   std::vector<int64_t> integers(const std::string& name, int count) const;
+  // The same for strides, padding and the like: `least` to 65535. oneDNN's own checks compare
+  // shapes with them in 64 bits, but the code it generates computes addresses in 32.
+  std::vector<int64_t> extents(const std::string& name, int count, int64_t least) const;
   // An attribute of one integer; `fallback` when it is absent.
   int64_t flag(const std::string& name, int64_t fallback) const;
   // The attribute with exactly one number.
   float number(const std::string& name) const;
-  // Checks how many arguments there are and that all are float32 or bfloat16.
+  // Checks how many arguments there are, that all are float32 or bfloat16, and have 1 to 12
+  // dimensions of at least 1.
   void expect_args(int count) const;
   const DLTensor& arg(int position) const { return spec_.args[position]; }
   dnnl::memory::dims shape(int position) const;
@@ -37,6 +41,8 @@ class Spec {
   // The same without gaps: row-major.
   dnnl::memory::desc dense_layout(int position) const;
   bool has_gaps(int position) const;
+  // Refuses a vector or weight that is read as one piece but is not.
+  void expect_no_gaps(int position) const;
   // Throws with what is expected when the condition does not hold.
   static void require(bool condition, const std::string& expectation);
 

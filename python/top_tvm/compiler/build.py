@@ -21,6 +21,7 @@ from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
+from top_tvm.compiler.estimate import estimate_build
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import (
@@ -122,7 +123,8 @@ def build(
     Raises
     ------
     ModelError
-        If the model cannot be read or uses something unsupported.
+        If the model cannot be read, uses something unsupported, or a build would take more memory
+        than this machine has.
     PartitionError
         If an option is not one of those above.
     DeviceError
@@ -174,6 +176,8 @@ def compile_model(
     """
     check_precision(precision)
     batches: Sequence[int | None] = list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
+    estimated = estimate_build(model, shapes, batches)
+    progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
     with _TVM_LOCK:
         variants = []
         for index, batch in enumerate(batches):

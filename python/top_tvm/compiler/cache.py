@@ -1,20 +1,25 @@
-"""Measurements kept on disk between builds: one JSON file per device.
+"""Measurements kept on disk between builds: one JSON file per device, with a checksum.
 
-Readers need no lock, as files are only ever replaced by a rename; writers take a lock file, so that
-concurrent builds merge what they measured. A cache that cannot be written costs a warning, once.
+Readers need no lock, as files are only ever replaced as a whole; writers take a lock file, so that
+concurrent builds merge what they measured. A cache that cannot be written, or is damaged, costs a
+warning, once.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import re
-import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from top_tvm.replace_file import replacing
+
+_LOCK_SECONDS = 10.0  # updates take milliseconds
 _LOG = logging.getLogger(__name__)
 _WARNED: set[Path] = set()
 
@@ -54,31 +59,66 @@ class MeasurementCache:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _take(lock)
                 self.entries = self._read() | self.entries
-                self._write()
+                with replacing(self.path) as file:
+                    file.write(_encoded(self.entries))
         except OSError as error:
-            if self.path not in _WARNED:
-                _WARNED.add(self.path)
-                _LOG.warning(
-                    "measurements are not kept, the next build measures again: %s: %s",
-                    self.path,
-                    error.strerror,
-                )
+            _warn_once(
+                self.path,
+                f"measurements are not kept, the next build measures again: {self.path}: "
+                f"{error.strerror or error}",
+            )
 
     def _read(self) -> dict[str, Any]:
         try:
-            entries = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):  # none yet, or damaged: measure again
+            content = self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return {}
-        return entries if isinstance(entries, dict) else {}
+        except OSError as error:
+            _warn_once(self.path, f"measurements cannot be read: {self.path}: {error.strerror}")
+            return {}
+        entries = _decoded(content)
+        if entries is None:
+            _warn_once(self.path, f"{self.path} is damaged: measuring again, and replacing it")
+        return entries or {}
 
-    def _write(self) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem)
+
+def _encoded(entries: dict[str, Any]) -> bytes:
+    return json.dumps({"sha256": _checksum(entries), "entries": entries}).encode()
+
+
+def _decoded(content: bytes) -> dict[str, Any] | None:
+    """The entries, or None when they are not those that were written."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    match document:
+        case {"sha256": str(checksum), "entries": dict(entries)} if checksum == _checksum(entries):
+            return entries
+    return None
+
+
+def _checksum(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def _take(lock: IO[str]) -> None:
+    """Lock the file, unless another process holds it for longer than anybody needs it."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
         try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(self.entries, file)
-            Path(name).replace(self.path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                message = f"another process has locked {lock.name} for {_LOCK_SECONDS:.0f} s"
+                raise OSError(error.errno, message) from error
+            time.sleep(0.01)
+
+
+def _warn_once(path: Path, message: str) -> None:
+    if path not in _WARNED:
+        _WARNED.add(path)
+        _LOG.warning("%s", message)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import onnx
 import tvm
-from google.protobuf.message import DecodeError, EncodeError
 
+from top_tvm.compiler.check_onnx import check_model
 from top_tvm.compiler.onnx_import.graph import convert_graph, unsupported_operators
+from top_tvm.compiler.read_onnx import load_onnx
 from top_tvm.errors import ModelError
 
 
@@ -23,34 +24,6 @@ class Imported:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batch: int
-
-
-def load_onnx(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
-    """Read a model (with external data, when it is a path) and give it a name for messages.
-
-    Raises
-    ------
-    ModelError
-        If the file does not exist or is not an ONNX model.
-    """
-    if isinstance(source, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(source)
-        return copy, source.graph.name or "model"
-    if isinstance(source, (bytes, bytearray)):
-        name, load = "model bytes", lambda: onnx.load_from_string(bytes(source))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise ModelError(f"no such model file: {path}")
-        name, load = str(path), lambda: onnx.load(path)
-    try:
-        model = load()
-    except (DecodeError, EncodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{name}: cannot be read as an ONNX model: {error}") from error
-    if not model.graph.node and not model.graph.output:
-        raise ModelError(f"{name}: is not an ONNX model, or its graph is empty")
-    return model, name
 
 
 def runtime_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -184,4 +157,5 @@ def import_onnx(
     outputs = tuple(value.name for value in model.graph.output)
     inputs = tuple(value.name for value in runtime_inputs(model))
     check_operators(model, name)
+    check_model(model, name)
     return Imported(convert_graph(model, name), name, inputs, outputs, fixed_batch)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import tvm
 from tvm import tirx
 from tvm.target import codegen
 
 from top_tvm.compiler.precision import BF16_FEATURES
+from top_tvm.compiler.scratch_folder import scratch_folder
 from top_tvm.device import host_features
 from top_tvm.errors import DeviceError, ModelError
 
@@ -87,6 +86,8 @@ def compile_kernels(prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.
     ------
     ModelError
         If LLVM or the linker fails, or a kernel wants a callback that the runtime does not have.
+    DeviceError
+        If temporary files cannot be written.
     """
     if not prim_funcs:
         return b""
@@ -94,14 +95,18 @@ def compile_kernels(prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.
         symbol: function.with_attr("global_symbol", symbol)
         for symbol, function in prim_funcs.items()
     }
-    with tempfile.TemporaryDirectory(prefix="top_tvm-") as folder:
-        path = Path(folder) / "kernels.so"
-        try:
+    try:
+        with scratch_folder() as folder:
+            path = folder / "kernels.so"
             executable = tvm.compile(tvm.IRModule(functions), target=target)
-            executable.export_library(str(path))
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-            raise ModelError(f"the kernels cannot be compiled for {target}: {error}") from error
-        library = path.read_bytes()
+            executable.export_library(str(path), workspace_dir=str(folder))
+            library = path.read_bytes()
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        raise ModelError(f"the kernels cannot be compiled for {target}: {error}") from error
+    except OSError as error:
+        raise DeviceError(
+            f"the kernels cannot be compiled: {error}; set TMPDIR to a writable folder with room"
+        ) from error
     wanted = {name.decode() for name in re.findall(rb"\x00(__TVM[A-Za-z0-9_]+)(?=\x00)", library)}
     if unknown := sorted(wanted - KNOWN_CALLBACKS):
         raise ModelError(

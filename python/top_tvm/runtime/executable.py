@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from top_tvm import _native, artifact
 from top_tvm.artifact import Artifact, TensorSpec
 from top_tvm.bfloat16 import raw
+from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import DeviceError, InputError, PlanError
 from top_tvm.plan import Plan, Tensor
 from top_tvm.runtime.native import ONEDNN_SWITCH, onednn_module
@@ -36,7 +38,8 @@ class Executable:
     PlanError
         A plan does not fit its constants.
     DeviceError
-        A library or a kernel that the plans call is missing.
+        A library or a kernel that the plans call is missing, or a plan needs more memory than this
+        machine has.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -52,6 +55,7 @@ class Executable:
                 "the model was compiled for oneDNN, which is missing or switched off by "
                 f"{ONEDNN_SWITCH}=0: install onednn-cpu-gomp, or build the model on this machine"
             )
+        _check_memory(artifact.plans)
         try:
             library = _native.KernelLibrary(artifact.kernels) if artifact.kernels else None
             constants = {key: _ready(raw(array)) for key, array in artifact.constants.items()}
@@ -63,6 +67,8 @@ class Executable:
             raise PlanError(str(error)) from error
         except RuntimeError as error:
             raise DeviceError(str(error)) from error
+        except MemoryError as error:
+            raise DeviceError("not enough memory to prepare the weights") from error
 
     @property
     def artifact(self) -> Artifact:
@@ -107,10 +113,8 @@ class Executable:
             A kernel failed; the message names the op. The executable stays usable.
         """
         batch, arrays = self._match(inputs)
-        try:
+        with _kernel_errors():
             results = self._executors[batch].run(arrays)
-        except RuntimeError as error:
-            raise DeviceError(str(error)) from error
         names = (output.name for output in self.outputs)
         return dict(zip(names, results, strict=True))
 
@@ -130,10 +134,8 @@ class Executable:
             Microseconds from submission to completion of each run, float64, shape ``(repeats,)``.
         """
         batch, arrays = self._match(inputs)
-        try:
+        with _kernel_errors():
             return self._executors[batch].time(arrays, warmup, repeats)
-        except RuntimeError as error:
-            raise DeviceError(str(error)) from error
 
     def timeline(self, inputs: Mapping[str, Any], warmup: int = 5, repeats: int = 1) -> Array:
         """When each op of the plan ran.
@@ -152,10 +154,8 @@ class Executable:
             ``(repeats, calls, 2)``, calls in the order of the plan.
         """
         batch, arrays = self._match(inputs)
-        try:
+        with _kernel_errors():
             return self._executors[batch].timeline(arrays, warmup, repeats)
-        except RuntimeError as error:
-            raise DeviceError(str(error)) from error
 
     def plan(self, batch: int = 1) -> PlanView:
         """Stages, groups and ops of the plan for a batch size, with their times.
@@ -202,6 +202,31 @@ class Executable:
             for _, plan in sorted(self._artifact.plans.items())
         )
         return f"expected input shapes {expected}; given {given}"
+
+
+def _check_memory(plans: Mapping[int, Plan]) -> None:
+    """Refuse a plan that no run could allocate its memory for."""
+    limit = memory_limit_bytes()
+    for batch, plan in plans.items():
+        boundary = sum(plan.tensors[index].nbytes for index in (*plan.inputs, *plan.outputs))
+        needed = plan.arena_bytes + boundary
+        if needed > limit:
+            raise DeviceError(
+                f"the plan for batch {batch} needs {needed / 1e9:.1f} GB for one run (inputs, "
+                f"outputs and intermediate tensors), this machine has {limit / 1e9:.1f} GB: build "
+                "the model with a smaller batch size"
+            )
+
+
+@contextmanager
+def _kernel_errors() -> Iterator[None]:
+    """What native code raises during a run, as :class:`DeviceError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceError(str(error)) from error
+    except MemoryError as error:
+        raise DeviceError("not enough memory for the tensors of this run") from error
 
 
 def _input_tensors(plan: Plan) -> list[Tensor]:

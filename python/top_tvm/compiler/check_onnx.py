@@ -1,0 +1,251 @@
+"""Check an ONNX graph: names, types, ranks, and the memory that its shapes ask for.
+
+What ONNX itself defines is left to its checker and its shape inference. They get a *skeleton* of
+the model, in which weights are inputs of the same type: it is small, whatever the model's size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from top_tvm.compiler.read_onnx import MAX_DIMENSIONS, describe_node, tensor_bytes, type_name
+from top_tvm.device import memory_limit_bytes
+from top_tvm.errors import ModelError
+
+# Smaller initializers stay in the skeleton: shapes, axes, repeats, that others follow from.
+_SMALL_BYTES = 1024
+# Types that NumPy, the plan and kernels have.
+_TYPES = {
+    *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
+    *("FLOAT16", "BFLOAT16", "FLOAT", "DOUBLE"),
+}
+
+
+@dataclass(frozen=True)
+class GraphMemory:
+    """Memory that running a graph takes, in bytes.
+
+    Attributes
+    ----------
+    weights_bytes : int
+        All initializers.
+    activations_bytes : int
+        The most that is alive at a time when nodes run one after the other, each tensor until its
+        last use; inputs and outputs count, too. Tensors of unknown shape do not.
+    largest_bytes : int
+        The largest tensor that a node computes,
+    largest : str
+        and its name and node, for messages; ``""`` when there is none.
+    """
+
+    weights_bytes: int
+    activations_bytes: int
+    largest_bytes: int
+    largest: str
+
+
+def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
+    """Check a model that :func:`~top_tvm.compiler.read_onnx.load_onnx` has read, with fixed inputs.
+
+    Nodes are brought into a topological order, in place. Returns what running it takes.
+
+    Raises
+    ------
+    ModelError
+        If the graph is not valid, or would need more memory than there is.
+    """
+    _check_names(model.graph, name)
+    _sort_nodes(model.graph, name)
+    weights = {t.name: tensor_bytes(t.data_type, tuple(t.dims)) for t in model.graph.initializer}
+    memory = _graph_memory(_inferred(_skeleton(model), name), weights, name)
+    needed, limit = memory.weights_bytes + memory.activations_bytes, memory_limit_bytes()
+    if needed > limit:
+        largest = f"; the largest is {memory.largest}" if memory.largest else ""
+        raise ModelError(
+            f"{name}: needs {_gigabytes(needed)} of memory ({_gigabytes(memory.weights_bytes)} of "
+            f"weights, {_gigabytes(memory.activations_bytes)} of tensors at a time{largest}), this "
+            f"machine has {_gigabytes(limit)}: build it for smaller inputs or batches"
+        )
+    return memory
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without its large weights, which become inputs, and without inferred shapes.
+
+    Outputs keep their own.
+    """
+    result = onnx.ModelProto()
+    # Before version 4 every initializer had to be an input, too.
+    result.ir_version = max(model.ir_version, 4)
+    result.opset_import.extend(model.opset_import)
+    result.functions.extend(model.functions)
+    graph = result.graph
+    graph.name = model.graph.name or "graph"
+    graph.node.extend(model.graph.node)
+    large = {}
+    for tensor in model.graph.initializer:
+        if tensor_bytes(tensor.data_type, tuple(tensor.dims)) > _SMALL_BYTES:
+            large[tensor.name] = tensor
+        else:
+            graph.initializer.add().CopyFrom(tensor)
+    graph.input.extend(value for value in model.graph.input if value.name not in large)
+    for tensor in large.values():
+        graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+    graph.output.extend(model.graph.output)
+    return result
+
+
+def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str) -> GraphMemory:
+    """Add up a skeleton with inferred shapes; refuses shapes that no tensor can have."""
+    graph = model.graph
+    sizes: dict[str, int] = {}
+    makers = {output: node for node in graph.node for output in node.output}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        sizes[value.name] = _value_bytes(value, makers.get(value.name), name)
+    inputs = {value.name for value in graph.input} - weights.keys()
+    last_use = {entry: i for i, node in enumerate(graph.node) for entry in node.input}
+    kept = inputs | weights.keys() | {value.name for value in graph.output}
+    alive = peak = sum(sizes[entry] for entry in inputs)
+    for index, node in enumerate(graph.node):
+        alive += sum(sizes.get(output, 0) for output in node.output)
+        peak = max(peak, alive)
+        ended = {*node.input, *node.output} - kept
+        alive -= sum(sizes.get(e, 0) for e in ended if last_use.get(e, index) == index)
+    largest = max(makers, key=lambda output: sizes.get(output, 0), default="")
+    label = f"{largest!r:.80} of {describe_node(makers[largest])}" if largest else ""
+    largest_bytes = sizes.get(largest, 0)
+    if label:
+        label += f" with {_gigabytes(largest_bytes)}"
+    return GraphMemory(sum(weights.values()), peak, largest_bytes, label)
+
+
+def _value_bytes(value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, name: str) -> int:
+    place = f"{name}: {value.name!r:.80}"
+    if maker is not None:
+        place += f" of {describe_node(maker)}"
+    if not value.type.HasField("tensor_type"):
+        if value.type.WhichOneof("value") is None:  # not inferred
+            return 0
+        raise ModelError(f"{place}: is no tensor, but a {value.type.WhichOneof('value')}")
+    tensor = value.type.tensor_type
+    kind = type_name(tensor.elem_type)
+    if kind not in _TYPES and tensor.elem_type:
+        raise ModelError(f"{place}: tensors of {kind} are not supported")
+    dims = tensor.shape.dim
+    if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+        return 0
+    shape = tuple(dim.dim_value for dim in dims)
+    if len(shape) > MAX_DIMENSIONS or any(extent < 0 for extent in shape):
+        raise ModelError(f"{place}: {shape!s:.80} is not a shape")
+    return tensor_bytes(tensor.elem_type, shape)
+
+
+def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    tensors = [o.type.tensor_type for o in model.graph.output if o.type.HasField("tensor_type")]
+    for tensor in tensors:
+        tensor.shape.SetInParent()  # the checker insists on one
+    try:
+        onnx.checker.check_model(model)
+        for tensor in tensors:
+            # Exporters at times declare another shape than follows, which nobody else minds.
+            tensor.ClearField("shape")
+        return onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        )
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+    ) as error:
+        lines = " ".join(str(error).split())
+        raise ModelError(f"{name}: is not valid: {lines:.600}") from error
+
+
+def _check_names(graph: onnx.GraphProto, name: str) -> None:
+    outputs = [output for node in graph.node for output in node.output if output]
+    weights = [tensor.name for tensor in graph.initializer]
+    inputs = [value.name for value in graph.input]
+    for what, names in (
+        ("input", inputs),
+        ("output", [value.name for value in graph.output]),
+        ("initializer", weights),
+        ("result", [*outputs, *{*inputs, *weights}]),
+    ):
+        repeated = [entry for entry, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ModelError(f"{name}: {what} {repeated[0]!r:.80} is there more than once")
+        if "" in names:
+            raise ModelError(f"{name}: an {what} has no name")
+    known = {*outputs, *inputs, *weights}
+    for node in graph.node:
+        for entry in node.input:
+            if entry and entry not in known:
+                raise ModelError(
+                    f"{name}: {describe_node(node)}: its input {entry!r:.80} does not exist"
+                )
+    for value in graph.output:
+        if value.name not in known:
+            raise ModelError(f"{name}: output {value.name!r:.80} is computed by no node")
+
+
+def _sort_nodes(graph: onnx.GraphProto, name: str) -> None:
+    """Sort the nodes topologically, those that are in order already staying so."""
+    order = _topological_order(graph.node)
+    if len(order) < len(graph.node):
+        missing = min(set(range(len(graph.node))) - set(order))
+        raise ModelError(f"{name}: {describe_node(graph.node[missing])} depends on its own result")
+    if order != sorted(order):
+        nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _topological_order(nodes: Sequence[onnx.NodeProto]) -> list[int]:
+    """Indices of the nodes that are on no cycle and behind none."""
+    maker = {output: i for i, node in enumerate(nodes) for output in node.output if output}
+    users = defaultdict(list)
+    missing = []
+    for index, node in enumerate(nodes):
+        before = {maker[entry] for entry in node.input if entry in maker}
+        before |= {maker[e] for e in _captured(node) if e in maker}
+        missing.append(len(before))
+        for other in before:
+            users[other].append(index)
+    if all(other < index for other, after in users.items() for index in after):
+        return list(range(len(nodes)))
+    ready = [index for index, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        order.append(ready.pop())
+        for index in users[order[-1]]:
+            missing[index] -= 1
+            if not missing[index]:
+                ready.append(index)
+    return order
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """Names of the surrounding graph that the graphs inside a node may use."""
+    names: set[str] = set()
+    pending = [a.g for a in node.attribute if a.HasField("g")]
+    pending += [graph for a in node.attribute for graph in a.graphs]
+    while pending:
+        graph = pending.pop()
+        names.update(value.name for value in graph.output)
+        for inner in graph.node:
+            names.update(inner.input)
+            pending += [a.g for a in inner.attribute if a.HasField("g")]
+            pending += [nested for a in inner.attribute for nested in a.graphs]
+    return names
+
+
+def _gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3g} GB" if nbytes >= 10**8 else f"{nbytes / 1e6:.3g} MB"
