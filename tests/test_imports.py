@@ -37,7 +37,9 @@ GROUND = frozenset(
         "weights",
     }
 )
-ON_TOP = frozenset({"", "cli", "cli_options", "compare", "report", "terminal"})
+ON_TOP = frozenset(
+    {"", "cli", "cli_options", "compare", "page", "report", "terminal", "trace", "whole_file"}
+)
 MAY_IMPORT = {
     "ground": {"ground"},
     "runtime": {"ground", "runtime"},
