@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def wired_model(cells=30, nodes=18, channels=16, size=8, seed=0):
+def wired_model(cells=34, nodes=18, channels=16, size=8, seed=0):
     """``cells`` cells of ``nodes`` randomly wired 1x1 or 3x3 convolutions, each behind the last.
 
     A node convolves the sum of one to three earlier nodes of its cell (Xie et al., "Exploring

@@ -105,7 +105,7 @@ function describe(op) {
   const times = [];
   if (op.in_plan_us !== null) {
     times.push(["time in plan", timeText(op.in_plan_us)]);
-    times.push(["in the run shown", `${timeText(op.measured[1] - op.measured[0])}, from ${timeText(op.measured[0])}`]);
+    times.push(["in this run", `${timeText(op.measured[1] - op.measured[0])}, from ${timeText(op.measured[0])}`]);
   }
   if (op.predicted) {
     times.push(["predicted", `${timeText(op.predicted[1] - op.predicted[0])}, from ${timeText(op.predicted[0])}`]);

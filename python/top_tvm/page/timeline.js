@@ -30,7 +30,10 @@ class Timeline {
   arrange() {
     const { plan } = this.page;
     const main = plan.runs ? "measured" : "predicted";
-    const both = plan.runs && byId("predicted").checked && plan.ops[0].predicted;
+    const wanted = byId("predicted").value;
+    const both = plan.runs && wanted !== "hidden" && plan.ops[0].predicted;
+    const stretched = both && wanted === "stretched";
+    this.stretch = stretched ? lastEnd(plan, "measured") / lastEnd(plan, "predicted") : 1;
     const blocks = plan.ops[0][main] ? [main, ...(both ? ["predicted"] : [])] : [];
     let y = AXIS_HEIGHT + STAGE_HEIGHT;
     this.main = main;
@@ -70,7 +73,10 @@ class Timeline {
         const shape = { class: `op ${block.kind}`, "data-op": index, y, height };
         const bar = draw("rect", shape);
         this.bars.append(bar);
-        this.items.push({ op, index, bar, y, height, time: op[block.kind], label: null });
+        const [start, end] = op[block.kind];
+        const scale = block.kind === this.main ? 1 : this.stretch;
+        const item = { op, index, bar, y, height, time: [start * scale, end * scale] };
+        this.items.push({ ...item, duration: end - start });
       });
     }
     this.steps = plan.memory[this.main] ?? [];
@@ -130,7 +136,7 @@ class Timeline {
 
     const fixed = [draw("text", { class: "quiet", x: 12, y: AXIS_HEIGHT + 13 }, "stages")];
     for (const block of this.blocks) {
-      const title = blockTitle(plan, block.kind);
+      const title = blockTitle(plan, block.kind, this.stretch);
       const at = { class: "strong", x: GUTTER, y: block.title + 15 };
       fixed.push(draw("text", at, fitted(title, this.width)));
       for (let stream = 0; stream < plan.streams; stream++) {
@@ -187,7 +193,7 @@ class Timeline {
     const room = right - left - 8;
     if (room < 34 || item.height < 11) return;
     const { op, y, height } = item;
-    const time = timeText(item.time[1] - item.time[0]);
+    const time = timeText(item.duration);
     const lines = [fitted(room > 120 && op.what ? op.what : op.name, room)];
     if (height >= 30 && textWidth(time) <= room) lines.push(time);
     lines.forEach((line, index) => {
@@ -213,7 +219,7 @@ class Timeline {
         const [y1, y2] = [from, to].map((i) => bar(i).y + bar(i).height / 2);
         const bend = Math.max((x2 - x1) / 2, 12);
         const d = `M${x1},${y1}C${x1 + bend},${y1} ${x2 - bend},${y2} ${x2},${y2}`;
-        parts.push(draw("path", { class: `chosen-edge ${kind}`, d, "stroke-width": 1.5 }));
+        parts.push(draw("path", { class: `link ${kind}`, d }));
       };
       for (const source of this.page.plan.ops[chosen].sources) line(source, chosen, "reads");
       for (const reader of this.page.readers[chosen]) line(chosen, reader, "readers");
@@ -342,9 +348,12 @@ function lastEnd(plan, kind) {
   return Math.max(...plan.ops.map((op) => op[kind][1]));
 }
 
-function blockTitle(plan, kind) {
+function blockTitle(plan, kind, stretch) {
   const total = timeText(lastEnd(plan, kind));
-  if (kind === "predicted") return `Predicted by the simulator: ${total}`;
+  if (kind === "predicted") {
+    const scale = stretch === 1 ? "" : ", drawn as long as the measured run";
+    return `Predicted by the simulator: ${total}${scale}`;
+  }
   return `Measured: ${total}, the 20th percentile of ${plan.runs} runs`;
 }
 
