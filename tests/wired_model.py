@@ -38,8 +38,7 @@ def wired_model(cells=34, nodes=18, channels=16, size=8, seed=0):
             weight = random.standard_normal(shape) / np.sqrt(channels * kernel * kernel)
             weights.append(numpy_helper.from_array(weight.astype("float32"), f"{name}_w"))
             inputs = [total(chosen, name), f"{name}_w"]
-            convolved = add("Conv", inputs, f"{name}_conv", pads=[kernel // 2] * 4)
-            values.append(add("Relu", [convolved], name))
+            values.append(add("Conv", inputs, name, pads=[kernel // 2] * 4))
             unread.add(name)
         # The sums of a deep network must not grow.
         summed = total([value for value in values if value in unread], f"cell{cell}_sum")
