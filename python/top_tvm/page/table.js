@@ -1,22 +1,23 @@
 // The tables: operators, and the time of each kind of kernel.
 
+// Heading, value, and for numbers their text and whether the largest come first.
 const COLUMNS = [
   ["#", (op, index) => index, (value) => value],
   ["op", (op) => op.name],
   ["what", (op) => op.what],
-  ["kernel", (op) => op.kernel],
-  ["reads", (op) => op.reads],
-  ["writes", (op) => op.writes],
   ["stage", (op) => op.stage, (value) => value],
   ["group", (op) => op.group, (value) => value],
   ["stream", (op) => (op.threads > 1 ? -1 : op.stream), (value) => (value < 0 ? "all" : value)],
-  ["in plan, µs", (op) => op.in_plan_us, (value) => numberText(value)],
-  ["predicted, µs", (op) => (op.predicted ? op.predicted[1] - op.predicted[0] : null), (value) => numberText(value)],
-  ["alone, µs", (op) => op.solo_us, (value) => numberText(value)],
-  ["plan / alone, %", slowdown, (value) => numberText(value, 0)],
-  ["GFLOP/s", (op) => op.gflops, (value) => numberText(value)],
-  ["GB/s", (op) => op.gb_per_s, (value) => numberText(value)],
-  ["% of roofline", (op) => op.roofline_percent, (value) => numberText(value, 0)],
+  ["in plan, µs", (op) => op.in_plan_us, numberText, true],
+  ["predicted, µs", (op) => (op.predicted ? op.predicted[1] - op.predicted[0] : null), numberText, true],
+  ["alone, µs", (op) => op.solo_us, numberText, true],
+  ["in plan / alone, %", slowdown, wholeText, true],
+  ["GFLOP/s", (op) => op.gflops, numberText, true],
+  ["GB/s", (op) => op.gb_per_s, numberText, true],
+  ["% of roofline", (op) => op.roofline_percent, wholeText, true],
+  ["kernel", (op) => op.kernel],
+  ["reads", (op) => op.reads],
+  ["writes", (op) => op.writes],
 ];
 
 class OperatorTable {
@@ -53,9 +54,9 @@ class OperatorTable {
   }
 
   sortBy(column) {
-    const numeric = Boolean(COLUMNS[column][2]) && column > 8;
     const again = this.sorted.column === column;
-    this.sorted = { column, descending: again ? !this.sorted.descending : numeric };
+    const descending = again ? !this.sorted.descending : Boolean(COLUMNS[column][3]);
+    this.sorted = { column, descending };
     this.arrange();
   }
 
@@ -74,7 +75,7 @@ class OperatorTable {
     this.heads.forEach((head, index) => {
       const direction = descending ? "descending" : "ascending";
       head.setAttribute("aria-sort", index === column ? direction : "none");
-      const arrow = index === column ? (descending ? " ▼" : " ▲") : "";
+      const arrow = index === column ? (descending ? "\u00a0▼" : "\u00a0▲") : "";
       head.firstChild.textContent = COLUMNS[index][0] + arrow;
     });
     byId("shown").textContent = `${order.length} of ${ops.length} operators`;

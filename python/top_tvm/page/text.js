@@ -38,8 +38,12 @@ function bytesText(bytes) {
   return `${(bytes / 1e9).toFixed(2)} GB`;
 }
 
-function numberText(value, digits = 1) {
-  return value === null || value === undefined ? "–" : value.toFixed(digits);
+function numberText(value) {
+  return value === null || value === undefined ? "–" : value.toFixed(1);
+}
+
+function wholeText(value) {
+  return value === null ? "–" : value.toFixed(0);
 }
 
 function counted(number, word) {
