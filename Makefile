@@ -1,4 +1,5 @@
-# make demo | test | fuzz | conformance | lint | bench-cpu | clean. Each sets up .venv by itself; nothing is installed elsewhere.
+# make demo | test | fuzz | conformance | lint | bench-cpu | picture | clean. Each sets up .venv by itself; nothing
+# is installed elsewhere, but for the Chromium that tests and pictures of pages need: see the target browser.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
 #
 #   make test PYTHON=python3.12            another interpreter, for a new .venv
@@ -28,7 +29,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu setup clean
+.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu picture browser setup clean
 .DEFAULT_GOAL := test
 
 # Two makes in a row, because installing also builds the native module: the second sees that.
@@ -54,10 +55,26 @@ demo: setup
 bench-cpu: setup
 	$(BIN)/python benchmarks/cpu $(BENCH_ARGS)
 
-test: setup ctest pytest
+# The pictures of the README, from a page that is made here and now.
+picture: setup browser
+	PYTHONPATH=tests $(BIN)/python benchmarks/picture.py
 
-pytest: setup
+test: setup browser ctest pytest
+
+pytest: setup browser
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A browser for the tests of pages, from the system's packages where we may install those.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	command -v google-chrome >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium, which tests of pages need" && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; \
+	  else \
+	    echo "tests of pages need Chromium or Chrome: install one, e.g. sudo apt-get install chromium"; \
+	    exit 1; \
+	  fi; }
 
 # The property tests on examples never tried before; what fails is kept and tried first next time.
 fuzz: setup

@@ -38,7 +38,9 @@ GROUND = frozenset(
         "weights",
     }
 )
-ON_TOP = frozenset({"", "cli", "cli_options", "compare", "doctor", "report", "terminal"})
+ON_TOP = frozenset(
+    {"", "cli", "cli_options", "compare", "doctor", "page", "report", "terminal", "trace"}
+)
 MAY_IMPORT = {
     "ground": {"ground"},
     "runtime": {"ground", "runtime"},

@@ -130,7 +130,9 @@ def test_random_slices():
         ends = [random.choice([*borders, int(random.integers(-14, 14))]) for _ in axes]
         steps = random.choice([-5, -2, -1, 1, 2, 5, LARGEST, -LARGEST], len(axes))
         # ONNX Runtime takes the largest end as the first element when it goes backwards.
-        ends = [2 if step < 0 and end == LARGEST else end for end, step in zip(ends, steps, strict=True)]
+        ends = [
+            2 if step < 0 and end == LARGEST else end for end, step in zip(ends, steps, strict=True)
+        ]
         batch.add("Slice", x, ints(*starts), ints(*ends), ints(*axes), ints(*steps))
     batch.add("Slice", x, ints(1, 0), ints(3, 1))
     batch.add("Slice", x, np.asarray([2], np.int32), np.asarray([5], np.int32))

@@ -32,7 +32,13 @@ from top_tvm.compiler.kernel_library import (
 )
 from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.op_graph import OpGraph
-from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
+from top_tvm.compiler.partition import (
+    PARTITIONERS,
+    PartitionProblem,
+    Placement,
+    Schedule,
+    simulate,
+)
 from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
@@ -151,10 +157,7 @@ def build(
             problem = measure_ops(compilation, variant, report, fresh=True)
             plan = _fastest_plan(compilation, variant, problem, names, report)
         plans[variant.batch] = plan
-        profiles[variant.batch] = tuple(
-            OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin)
-            for op, cost in zip(variant.extracted.graph.ops, problem.costs, strict=True)
-        )
+        profiles[variant.batch] = _profiles(variant, problem, plan)
     roofline = measure_roofline(streams, compilation.cache)
     metadata = _metadata(compilation.variants[0].name, plans, target, precision, roofline)
     constants = compilation.session.constants
@@ -300,6 +303,22 @@ def measure_plans(
             samples[name].append(executor.time(inputs, 1, runs[name]))
     report("measure plans", _ROUNDS, _ROUNDS)
     return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
+
+
+def _profiles(variant: Variant, problem: PartitionProblem, plan: Plan) -> tuple[OpProfile, ...]:
+    """What is known of every op: its costs, and when the simulator has it run under the plan."""
+    ops = variant.extracted.graph.ops
+    number = {op.name: index for index, op in enumerate(ops)}
+    predicted = simulate(
+        problem,
+        tuple(Placement(number[c.op], c.stage, c.group, c.stream, c.threads) for c in plan.calls),
+    )
+    return tuple(
+        OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin, start, end)
+        for op, cost, start, end in zip(
+            ops, problem.costs, predicted.start_us, predicted.end_us, strict=True
+        )
+    )
 
 
 def _metadata(
