@@ -94,9 +94,14 @@ class NASNet(nn.Module):
     def __init__(self, width=8):
         super().__init__()
         self.stem = conv_bn(3, width, 3, stride=2)
-        self.before, self.now = FactorisedReduction(width, width), conv_bn(width, width, 3, stride=2)
+        self.before, self.now = (
+            FactorisedReduction(width, width),
+            conv_bn(width, width, 3, stride=2),
+        )
         sizes = {"a": 5, "b": 3, "c": 5, "d": 3, "e": 3}
-        self.separable = nn.ModuleDict({k: SeparableTwice(width, size) for k, size in sizes.items()})
+        self.separable = nn.ModuleDict(
+            {k: SeparableTwice(width, size) for k, size in sizes.items()}
+        )
         self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
         self.head = nn.Conv2d(6 * width, 10, 1)
 
@@ -124,7 +129,9 @@ class RandWire(nn.Module):
             [j for j in range(i) if j == i - 1 or torch.rand((), generator=random) < 0.4]
             for i in range(nodes)
         ]
-        self.sources = [s if torch.rand((), generator=random) < 0.8 else s[:1] for s in self.sources]
+        self.sources = [
+            s if torch.rand((), generator=random) < 0.8 else s[:1] for s in self.sources
+        ]
         self.weights = nn.ParameterList([nn.Parameter(torch.randn(len(s))) for s in self.sources])
         self.stem = conv_bn(3, width, 3, stride=2)
         self.nodes = nn.ModuleList(
@@ -401,7 +408,9 @@ class SwinBlock(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
         self.bias = nn.Parameter(torch.randn((2 * window - 1) ** 2, heads))
         y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
         flat = torch.stack([y.flatten(), x.flatten()])
@@ -438,7 +447,10 @@ class Swin(nn.Module):
         self.patches = nn.Conv2d(3, width, 4, stride=4)
         self.blocks = nn.Sequential(SwinBlock(width, 2, 4, 0), SwinBlock(width, 2, 4, 2))
         self.norm = nn.LayerNorm(4 * width)
-        self.merge, self.head = nn.Linear(4 * width, 2 * width, bias=False), nn.Linear(2 * width, 10)
+        self.merge, self.head = (
+            nn.Linear(4 * width, 2 * width, bias=False),
+            nn.Linear(2 * width, 10),
+        )
 
     def forward(self, image):
         x = self.blocks(self.patches(image).permute(0, 2, 3, 1))
@@ -503,7 +515,9 @@ class WaveNet(nn.Module):
     def __init__(self, width=8):
         super().__init__()
         self.start = nn.Conv1d(1, width, 1)
-        self.dilated = nn.ModuleList(nn.Conv1d(width, 2 * width, 2, dilation=2**i) for i in range(3))
+        self.dilated = nn.ModuleList(
+            nn.Conv1d(width, 2 * width, 2, dilation=2**i) for i in range(3)
+        )
         self.back = nn.ModuleList(nn.Conv1d(width, width, 1) for _ in range(3))
         self.upsample = nn.ConvTranspose1d(width, 4, 4, stride=2, padding=1)
 
