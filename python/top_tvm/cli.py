@@ -65,7 +65,7 @@ _MOST_TRACED_RUNS = 10
 
 app = typer.Typer(
     name="top-tvm",
-    help="Compile ONNX models into multi-stream executables, run them and compare them.",
+    help="Compile models into multi-stream executables, run them and compare them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,6 +89,14 @@ def _examples(*lines: str) -> str:
 
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+BuildArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An ONNX file, or a .pt2 file of torch.export.save; loading the latter can execute "
+        "code in it, so use only those that you trust.",
+    ),
+]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.top", help="A compiled model.")]
 ShapeOption = Annotated[
     list[str] | None,
@@ -110,12 +118,13 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the random inpu
 @app.command(
     epilog=_examples(
         "top-tvm build squeezenet.onnx -o squeezenet.top",
+        "top-tvm build mobilenet.pt2 -o mobilenet.top",
         "top-tvm build bert.onnx -o bert.top --shape ids=1,128 --shape mask=1,128",
         "top-tvm build resnet.onnx -o resnet.top --batch 1,4 --streams 4 --partitioner ios --json",
     )
 )
 def build(
-    model: ModelArgument,
+    model: BuildArgument,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE.top", help="Result.")],
     target: Annotated[str, typer.Option(help="What to compile for: cpu.")] = "cpu",
     partitioner: Annotated[
@@ -130,7 +139,7 @@ def build(
     precision: PrecisionOption = "fp32",
     as_json: JsonOption = False,
 ) -> None:
-    """Compile an ONNX model into a file that `top-tvm run` executes."""
+    """Compile a model into a file that `top-tvm run` executes."""
     from top_tvm.report import describe_plan
 
     check_file(model)

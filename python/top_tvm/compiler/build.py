@@ -7,11 +7,9 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import onnx
 import tvm
 
 from top_tvm import __version__
@@ -23,7 +21,6 @@ from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.estimate import estimate_build
 from top_tvm.compiler.extract import Extracted, extract
-from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import (
     MCPU_VARIABLE,
     compile_kernels,
@@ -43,6 +40,7 @@ from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session
+from top_tvm.compiler.sources import Model, Source, import_source, open_source
 from top_tvm.device import host_name
 from top_tvm.errors import PartitionError
 from top_tvm.plan import Plan
@@ -60,8 +58,6 @@ _SECONDS_PER_PLAN = 0.4
 _MARGIN = 0.97
 # Prediction and measurement differ by a few per cent when the profile is of the machine as it is.
 _STALE = 0.3
-
-Model: TypeAlias = str | Path | bytes | onnx.ModelProto
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,14 @@ def build(
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Executable:
-    """Compile an ONNX model into a multi-stream executable.
+    """Compile a model into a multi-stream executable.
 
     Parameters
     ----------
-    model : str, Path, bytes or onnx.ModelProto
-        The model; a path may refer to external data next to it.
+    model : str, Path, bytes, onnx.ModelProto, torch.export.ExportedProgram or tvm.IRModule
+        An ONNX model, an exported program of PyTorch, or a Relax module. A path is that of an ONNX
+        file, next to which external data is found, too, or of a file that ``torch.export.save``
+        wrote (``.pt2``).
     target : {"cpu"}
         Device to compile for: the CPU of this machine.
     partitioner : {"auto", "sequential", "greedy", "list", "ios"}
@@ -182,10 +180,11 @@ def compile_model(
     estimated = estimate_build(model, shapes, batches)
     progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
     with _TVM_LOCK:
+        source = open_source(model)
         variants = []
         for index, batch in enumerate(batches):
             progress("optimise the graph", index, len(batches))
-            variants.append(_compile_graph(model, shapes, batch, precision))
+            variants.append(_compile_graph(source, shapes, batch, precision))
         progress("optimise the graph", len(batches), len(batches))
         prim_funcs = {k: f for variant in variants for k, f in variant.extracted.prim_funcs.items()}
         progress("compile kernels", 0, 1)
@@ -251,9 +250,9 @@ def _check_options(
 
 
 def _compile_graph(
-    model: Model, shapes: Mapping[str, Sequence[int]] | None, batch: int | None, precision: str
+    source: Source, shapes: Mapping[str, Sequence[int]] | None, batch: int | None, precision: str
 ) -> Variant:
-    imported = import_onnx(model, shapes, batch)
+    imported = import_source(source, shapes, batch)
     pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
     module = pipeline(imported.module)
     extracted = extract(module, imported.inputs, imported.outputs)
