@@ -280,7 +280,7 @@ def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except (KeyError, ValueError) as error:
         raise ModelError(f"{place}: has no element type") from error
-    if dtype not in DTYPE_BYTES:
+    if dtype not in DTYPE_BYTES or dtype == "bfloat16":  # which NumPy does not have
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise ModelError(f"{place}: tensors of type {kind} are not supported")
     shape = [int(dimension.dim_value) for dimension in tensor.shape.dim]

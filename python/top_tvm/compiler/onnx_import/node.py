@@ -129,7 +129,8 @@ class Node:
 
 def constant(array: Array) -> Expr:
     """A constant expression of an array."""
-    return relax.const(np.ascontiguousarray(array).reshape(array.shape))
+    # With its type: without, Relax makes 64-bit integers ones of 32 bits.
+    return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
 
 
 def constant_of(value: Expr) -> Array | None:
