@@ -1,12 +1,16 @@
-"""Which converter an operator of the standard domain has."""
+"""Which converter an operator has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import onnx
+
 from top_tvm.compiler.onnx_import import (
     activations,
     arithmetic,
+    contrib,
+    einsum,
     logic,
     losses,
     products,
@@ -24,6 +28,8 @@ CONVERTERS: Mapping[str, Converter] = {
     **dict.fromkeys(FROM_TVM, convert_with_tvm),
     **activations.CONVERTERS,
     **arithmetic.CONVERTERS,
+    **contrib.CONVERTERS,
+    **einsum.CONVERTERS,
     **logic.CONVERTERS,
     **losses.CONVERTERS,
     **products.CONVERTERS,
@@ -32,3 +38,10 @@ CONVERTERS: Mapping[str, Converter] = {
     **softmax.CONVERTERS,
     **unary.CONVERTERS,
 }
+"""Operators of other domains have them in their names: ``com.microsoft.FusedMatMul``."""
+
+
+def converter_of(node: onnx.NodeProto) -> Converter | None:
+    """Converter of a node, or None if it has none."""
+    standard = node.domain in ("", "ai.onnx")
+    return CONVERTERS.get(node.op_type if standard else f"{node.domain}.{node.op_type}")

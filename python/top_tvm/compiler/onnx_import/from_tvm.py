@@ -27,7 +27,6 @@ FROM_TVM = (
     "CumSum",
     "DepthToSpace",
     "Dropout",
-    "Einsum",
     "EmbedLayerNormalization",
     "Expand",
     "EyeLike",

@@ -15,7 +15,7 @@ import tvm
 from onnx import helper, numpy_helper
 from tvm import relax
 
-from top_tvm.compiler.onnx_import.convert_map import CONVERTERS
+from top_tvm.compiler.onnx_import.convert_map import converter_of
 from top_tvm.compiler.onnx_import.fold import fold
 from top_tvm.compiler.onnx_import.functions import function_body
 from top_tvm.compiler.onnx_import.node import Array, Expr, Node, constant, dtype_of, shape_of
@@ -186,7 +186,7 @@ class _Walk:
         local = self.functions.get((proto.domain, proto.op_type))
         if local is not None:
             return local
-        if proto.domain in STANDARD_DOMAINS and proto.op_type in CONVERTERS:
+        if converter_of(proto) is not None:
             return None
         types = [None if value is None else _type_proto(value) for value in operands]
         return function_body(proto, opset, types)
@@ -246,10 +246,11 @@ class _Walk:
     ) -> list[Value | None]:
         inputs = tuple(None if v is None else as_expression(v, label) for v in operands)
         node = Node(proto, label, opset, self.builder, inputs)
-        if proto.domain not in STANDARD_DOMAINS or proto.op_type not in CONVERTERS:
+        converter = converter_of(proto)
+        if converter is None:
             node.refuse("there is no such operator, or it is not supported")
         try:
-            converted = CONVERTERS[proto.op_type](node)
+            converted = converter(node)
             results = [converted] if isinstance(converted, tvm.ir.Expr) else list(converted)
             values = [None if r is None else self._bind(r) for r in results]
         except ModelError:
@@ -349,9 +350,11 @@ def _is_supported(
 ) -> bool:
     if (node.domain, node.op_type) in functions:
         return True
+    if converter_of(node) is not None:
+        return True
     if node.domain not in STANDARD_DOMAINS:
         return False
-    if node.op_type in CONVERTERS or node.op_type in ("If", "Constant"):
+    if node.op_type in ("If", "Constant"):
         return True
     opset = opsets[""]
     if not onnx.defs.has(node.op_type, max_inclusive_version=opset):

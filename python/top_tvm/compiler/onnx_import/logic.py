@@ -56,10 +56,8 @@ def _right(value: Any, distance: Any, bits: int) -> Any:
 def _distance(distance: Any, bits: int) -> tuple[Any, Any, Any]:
     """Zero, whether the distance is one that a processor can shift by, and one that is."""
     dtype = str(distance.ty.dtype)
-    zero, limit = tirx.const(0, dtype), tirx.const(bits, dtype)
-    fits = distance < limit
-    if dtype.startswith("int"):
-        fits = tirx.all(distance >= zero, fits)
+    zero = tirx.const(0, dtype)
+    fits = (distance >> tirx.const(bits.bit_length() - 1, dtype)) == zero
     return zero, fits, tirx.Select(fits, distance, zero)
 
 
