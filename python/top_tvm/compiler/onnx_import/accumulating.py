@@ -55,7 +55,7 @@ def _accumulate(data: te.Tensor, product: bool, exclusive: bool, reverse: bool) 
     return loop_kernel("accumulate", [data], [(data.shape, dtype)], body)
 
 
-ACCUMULATING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "CumProd": convert_cumulative,
     "CumSum": convert_cumulative,
 }

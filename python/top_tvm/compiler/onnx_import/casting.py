@@ -92,7 +92,7 @@ def _target_dtype(node: Node) -> str:
     return dtype
 
 
-CASTING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "BitCast": convert_bit_cast,
     "Cast": convert_cast,
     "CastLike": convert_cast_like,

@@ -63,4 +63,4 @@ def _col2im(
     return te.compute([*columns.shape[:2], *image], element, name="col2im")
 
 
-COL2IM: Mapping[str, Callable[[Node], Converted]] = {"Col2Im": convert_col2im}
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {"Col2Im": convert_col2im}

@@ -1,62 +1,91 @@
-"""Which converter an operator of the standard domain has."""
+"""Which converter an operator has: one table per family of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import onnx
+
 from top_tvm.compiler.onnx_import import (
+    accumulating,
+    activations,
+    arithmetic,
     attention,
+    casting,
     channel_normalization,
+    col2im,
+    contrib,
     convolutions,
     deformable,
+    einsum,
+    filling,
+    gathering,
     layer_normalization,
+    logic,
+    losses,
     max_indices,
+    ordering,
+    padding,
     pools,
+    products,
+    quantization,
     randomness,
     recurrent,
+    reductions,
+    refusals,
     regions,
+    reshaping,
     resize,
     sampling,
+    scattering,
+    slicing,
+    softmax,
+    unary,
 )
-from top_tvm.compiler.onnx_import.accumulating import ACCUMULATING
-from top_tvm.compiler.onnx_import.casting import CASTING
-from top_tvm.compiler.onnx_import.col2im import COL2IM
-from top_tvm.compiler.onnx_import.filling import FILLING
-from top_tvm.compiler.onnx_import.from_tvm import FROM_TVM, convert_with_tvm
-from top_tvm.compiler.onnx_import.gathering import GATHERING
 from top_tvm.compiler.onnx_import.node import Converted, Node
-from top_tvm.compiler.onnx_import.ordering import ORDERING
-from top_tvm.compiler.onnx_import.padding import PADDING
-from top_tvm.compiler.onnx_import.refusals import REFUSALS
-from top_tvm.compiler.onnx_import.reshaping import RESHAPING
-from top_tvm.compiler.onnx_import.scattering import SCATTERING
-from top_tvm.compiler.onnx_import.slicing import SLICING
 
 Converter = Callable[[Node], Converted]
 
 CONVERTERS: Mapping[str, Converter] = {
-    **dict.fromkeys(FROM_TVM, convert_with_tvm),
-    **SCATTERING,
-    **ACCUMULATING,
-    **ORDERING,
-    **CASTING,
-    **FILLING,
-    **COL2IM,
-    **REFUSALS,
-    **GATHERING,
-    **PADDING,
-    **RESHAPING,
-    **SLICING,
+    **accumulating.CONVERTERS,
+    **activations.CONVERTERS,
+    **arithmetic.CONVERTERS,
+    **attention.CONVERTERS,
+    **casting.CONVERTERS,
     **channel_normalization.CONVERTERS,
+    **col2im.CONVERTERS,
+    **contrib.CONVERTERS,
     **convolutions.CONVERTERS,
     **deformable.CONVERTERS,
+    **einsum.CONVERTERS,
+    **filling.CONVERTERS,
+    **gathering.CONVERTERS,
+    **layer_normalization.CONVERTERS,
+    **logic.CONVERTERS,
+    **losses.CONVERTERS,
     **max_indices.CONVERTERS,
+    **ordering.CONVERTERS,
+    **padding.CONVERTERS,
     **pools.CONVERTERS,
+    **products.CONVERTERS,
+    **quantization.CONVERTERS,
     **randomness.CONVERTERS,
+    **recurrent.CONVERTERS,
+    **reductions.CONVERTERS,
+    **refusals.CONVERTERS,
     **regions.CONVERTERS,
+    **reshaping.CONVERTERS,
     **resize.CONVERTERS,
     **sampling.CONVERTERS,
-    **attention.CONVERTERS,
-    **layer_normalization.CONVERTERS,
-    **recurrent.CONVERTERS,
+    **scattering.CONVERTERS,
+    **slicing.CONVERTERS,
+    **softmax.CONVERTERS,
+    **unary.CONVERTERS,
 }
+"""Operators of other domains have them in their names: ``com.microsoft.FusedMatMul``."""
+
+
+def converter_of(node: onnx.NodeProto) -> Converter | None:
+    """Converter of a node, or None if it has none."""
+    standard = node.domain in ("", "ai.onnx")
+    return CONVERTERS.get(node.op_type if standard else f"{node.domain}.{node.op_type}")

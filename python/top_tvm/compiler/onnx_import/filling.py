@@ -50,7 +50,7 @@ def convert_where(node: Node) -> Converted:
     return relax.op.where(node.input(0), node.input(1), node.input(2))
 
 
-FILLING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "EyeLike": convert_eye_like,
     "Trilu": convert_trilu,
     "Where": convert_where,

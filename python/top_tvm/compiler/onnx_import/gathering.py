@@ -194,7 +194,7 @@ def _tensor_scatter(
     return te.compute(cache.shape, element, name="tensor_scatter")
 
 
-GATHERING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "Compress": convert_compress,
     "Gather": convert_gather,
     "GatherElements": convert_gather_elements,

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from tvm import relax
 
 from top_tvm.compiler.onnx_import.control_flow import CONTROL_FLOW, FlowNode, UnrolledNodes
-from top_tvm.compiler.onnx_import.convert_map import CONVERTERS
+from top_tvm.compiler.onnx_import.convert_map import converter_of
 from top_tvm.compiler.onnx_import.fold import fold
 from top_tvm.compiler.onnx_import.functions import function_body, has_function_body
 from top_tvm.compiler.onnx_import.node import (
@@ -188,7 +188,7 @@ class _Walk:
         local = self.functions.get((proto.domain, proto.op_type))
         if local is not None:
             return local
-        if proto.domain in STANDARD_DOMAINS and proto.op_type in CONVERTERS:
+        if converter_of(proto) is not None:
             return None
         types = [None if value is None else _type_proto(value) for value in operands]
         return function_body(proto, opset, types)
@@ -255,10 +255,11 @@ class _Walk:
     ) -> list[Value | None]:
         inputs = tuple(None if v is None else as_expression(v, label) for v in operands)
         node = Node(proto, label, opset, self.builder, inputs)
-        if proto.domain not in STANDARD_DOMAINS or proto.op_type not in CONVERTERS:
+        converter = converter_of(proto)
+        if converter is None:
             node.refuse("there is no such operator, or it is not supported")
         try:
-            converted = CONVERTERS[proto.op_type](node)
+            converted = converter(node)
             results = [converted] if isinstance(converted, tvm.ir.Expr) else list(converted)
             return [None if r is None else self._bind(r, label) for r in results]
         except ModelError:
@@ -293,7 +294,7 @@ def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except (KeyError, ValueError) as error:
         raise ModelError(f"{place}: has no element type") from error
-    if dtype not in DTYPE_BYTES:
+    if dtype not in DTYPE_BYTES or dtype == "bfloat16":  # which NumPy does not have
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise ModelError(f"{place}: tensors of type {kind} are not supported")
     shape = [int(dimension.dim_value) for dimension in tensor.shape.dim]
@@ -362,8 +363,9 @@ def _is_supported(
 ) -> bool:
     if (node.domain, node.op_type) in functions:
         return True
-    supported = node.op_type in CONVERTERS or node.op_type in (*CONTROL_FLOW, "Constant")
-    if supported and node.domain in STANDARD_DOMAINS:
+    if converter_of(node) is not None:
+        return True
+    if node.domain in STANDARD_DOMAINS and node.op_type in (*CONTROL_FLOW, "Constant"):
         return True
     return has_function_body(node, opsets.get(_domain(node.domain), 1))
 

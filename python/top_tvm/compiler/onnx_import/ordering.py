@@ -50,29 +50,6 @@ def _arg_extreme(data: te.Tensor, axis: int, largest: bool, last: bool, keep: bo
     )
 
 
-def convert_hardmax(node: Node) -> Converted:
-    """1 at the first largest element, 0 elsewhere; before opset 13 of all axes from one on."""
-    shape, dtype = node.shape(0), node.dtype(0)
-    axis = node.axis(node.attribute("axis", -1 if node.opset >= 13 else 1), len(shape))
-    data = node.input(0)
-    if node.opset < 13:
-        matrix = [math.prod(shape[:axis]), math.prod(shape[axis:])]
-        data, axis = node.emit(relax.op.reshape(data, matrix)), 1
-    index = node.builder.emit_te(
-        _arg_extreme, data, axis, True, False, True, primfunc_name_hint="argmax"
-    )
-    hot = node.builder.emit_te(_hot, index, data, axis, dtype, primfunc_name_hint="hardmax")
-    return relax.op.reshape(hot, shape) if node.opset < 13 else hot
-
-
-def _hot(index: te.Tensor, data: te.Tensor, axis: int, dtype: str) -> te.Tensor:
-    def element(*place: Any) -> Any:
-        found = index(*(0 if i == axis else p for i, p in enumerate(place)))
-        return (place[axis].astype("int64") == found).astype(dtype)
-
-    return te.compute(data.shape, element, name="hardmax")
-
-
 def convert_top_k(node: Node) -> Converted:
     """The k largest or smallest elements in order; of equal ones the first."""
     shape = node.shape(0)
@@ -191,9 +168,8 @@ def _outranks(value: Any, other: Any, dtype: str, largest: bool) -> Any:
     return larger
 
 
-ORDERING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "ArgMax": convert_arg_extreme,
     "ArgMin": convert_arg_extreme,
-    "Hardmax": convert_hardmax,
     "TopK": convert_top_k,
 }

@@ -84,4 +84,4 @@ def _padded(
     return topi.nn.pad(data, low, high, value(*[0] * len(value.shape)))
 
 
-PADDING: Mapping[str, Callable[[Node], Converted]] = {"Pad": convert_pad}
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {"Pad": convert_pad}

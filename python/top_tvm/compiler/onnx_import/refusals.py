@@ -27,4 +27,4 @@ def refuse(node: Node) -> Converted:
     node.refuse(_REASONS[node.op_type])
 
 
-REFUSALS: Mapping[str, Callable[[Node], Converted]] = dict.fromkeys(_REASONS, refuse)
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = dict.fromkeys(_REASONS, refuse)

@@ -155,7 +155,7 @@ def _image(node: Node) -> tuple[int, int, int, int]:
     return shape[0], shape[1], shape[2], shape[3]
 
 
-RESHAPING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "DepthToSpace": convert_depth_to_space,
     "Expand": convert_expand,
     "Flatten": convert_flatten,

@@ -115,7 +115,7 @@ def _update(out: Any, place: list[Any], update: Any, reduction: str) -> None:
     T.buffer_store(out, new, place)
 
 
-SCATTERING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "Scatter": convert_scatter_elements,
     "ScatterElements": convert_scatter_elements,
     "ScatterND": convert_scatter_nd,

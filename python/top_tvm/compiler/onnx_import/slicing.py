@@ -93,7 +93,7 @@ def convert_concat(node: Node) -> Converted:
     return parts[0] if len(parts) == 1 else relax.op.concat(parts, axis)
 
 
-SLICING: Mapping[str, Callable[[Node], Converted]] = {
+CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "Concat": convert_concat,
     "Slice": convert_slice,
     "Split": convert_split,
