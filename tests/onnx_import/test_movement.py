@@ -47,13 +47,13 @@ def test_gather_elements_and_nd():
     batch.check()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32"])
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
 def test_scatter(dtype):
     batch = NodeBatch(18)
     x = batch.given(numbers(4, 5, 6, dtype=dtype))
     random = np.random.default_rng(0)
     for reduction in ("none", "add", "mul", "min", "max"):
-        for axis, extent in ((0, 4), (1, 5), (-1, 6)):
+        for axis, extent in ((0, 4), (1, 5), (-1, 6)) if dtype == "float32" else ((1, 5),):
             # All places of an axis, some in another order, some several times.
             indices = random.integers(-extent, extent, (3, 4, 5))
             if reduction == "none":
@@ -124,7 +124,7 @@ def test_random_slices():
     x = batch.given(numbers(*shape))
     random = np.random.default_rng(0)
     borders = [LARGEST, LEAST + 1, 0, -1, 1]
-    for _ in range(40):
+    for _ in range(25):
         axes = random.permutation(3)[: random.integers(1, 4)]
         starts = [random.choice([*borders, int(random.integers(-14, 14))]) for _ in axes]
         ends = [random.choice([*borders, int(random.integers(-14, 14))]) for _ in axes]

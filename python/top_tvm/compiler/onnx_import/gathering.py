@@ -34,7 +34,7 @@ def convert_gather(node: Node) -> Converted:
     first = int(indices.flat[0]) if indices.size else 0
     run = range(first, first + indices.size)
     if not np.array_equal(indices.ravel(), run):
-        return relax.op.take(node.input(0), constant(indices), axis)
+        return relax.op.take(node.input(0), constant(indices), axis, mode="clip")
     ranges = [range(size) for size in shape]
     ranges[axis] = run
     taken = slice_of(node, node.input(0), ranges)
@@ -117,7 +117,7 @@ def convert_compress(node: Node) -> Converted:
         data = node.emit(relax.op.reshape(data, [int(np.prod(node.shape(0)))]))
     axis = node.axis(axis or 0, len(shape_of(data)))
     chosen = chosen[chosen < shape_of(data)[axis]]
-    return relax.op.take(data, constant(chosen), axis)
+    return relax.op.take(data, constant(chosen), axis, mode="clip")
 
 
 def convert_reverse_sequence(node: Node) -> Converted:

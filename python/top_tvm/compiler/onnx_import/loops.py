@@ -37,16 +37,19 @@ def loop_kernel(
                 body(*given, *written)
             return builder.get()
 
-    buffers = [
-        tirx.decl_buffer(list(shape), dtype, f"{name}_{index}", layout=None)
+    # Buffers like those of other kernels: with te's own, which have an offset, fusion fails.
+    given = [tirx.decl_buffer(i.shape, i.dtype, i.op.name) for i in inputs]
+    written = [
+        tirx.decl_buffer(list(shape), dtype, f"{name}_{index}")
         for index, (shape, dtype) in enumerate(outputs)
     ]
     return te.extern(
-        [buffer.shape for buffer in buffers],
+        [buffer.shape for buffer in written],
         list(inputs),
         emit,
         dtype=[dtype for _, dtype in outputs],
-        out_buffers=buffers,
+        in_buffers=given,
+        out_buffers=written,
         name=name,
     )
 

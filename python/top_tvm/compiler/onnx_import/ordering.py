@@ -140,31 +140,37 @@ class _Heap:
             self.child.set(2 * self.hole.value + 1)
             with T.If(self.child.value + 1 < size), T.Then():
                 left, right = self.child.value, self.child.value + 1
-                behind = self._ranks_behind(self.value(right), self.position(right), left)
-                with T.If(behind), T.Then():
+                ranks = [(self.value(place), self.position(place)) for place in (right, left)]
+                with T.If(self._ranks_behind(*ranks[0], *ranks[1])), T.Then():
                     self.child.set(right)
             child = self.child.value
-            self.sinks.set(tirx.Not(self._ranks_behind(self.item.value, self.index.value, child)))
+            rank = (self.value(child), self.position(child))
+            self.sinks.set(self._ranks_behind(*rank, self.item.value, self.index.value))
             with T.If(self.sinks.value), T.Then():
                 self.put(self.hole.value, self.value(child), self.position(child))
                 self.hole.set(child)
         self.put(self.hole.value, self.item.value, self.index.value)
 
-    def _ranks_behind(self, value: Any, position: Any, other: Any) -> Any:
-        """Whether an element comes behind one of the heap: by value, then by position."""
-        outranked = _outranks(self.value(other), value, self.dtype, self.largest)
-        outranks = _outranks(value, self.value(other), self.dtype, self.largest)
-        behind = tirx.all(tirx.Not(outranks), position > self.position(other))
-        return tirx.any(outranked, behind)
+    def _ranks_behind(self, value: Any, position: Any, other: Any, other_position: Any) -> Any:
+        """Whether an element comes behind another one: by value, then by position."""
+        same = value == other
+        if "float" in self.dtype:
+            same = tirx.any(same, tirx.all(tirx.isnan(value), tirx.isnan(other)))
+        outranked = _outranks(other, value, self.dtype, self.largest)
+        return tirx.any(outranked, tirx.all(same, position > other_position))
 
 
 def _outranks(value: Any, other: Any, dtype: str, largest: bool) -> Any:
-    """Strict order of elements; NaN is larger than all others, as it is to NumPy."""
+    """Strict order of elements; NaN is larger than all others, as it is to NumPy.
+
+    Without negations: TVM takes the opposite of "greater" for "less or equal".
+    """
     if not largest:
         value, other = other, value
     larger = value > other
     if "float" in dtype:
-        larger = tirx.any(larger, tirx.all(tirx.isnan(value), tirx.Not(tirx.isnan(other))))
+        is_number = other <= tirx.const(math.inf, dtype)
+        larger = tirx.any(larger, tirx.all(tirx.isnan(value), is_number))
     return larger
 
 

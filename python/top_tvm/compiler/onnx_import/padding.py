@@ -49,7 +49,7 @@ def convert_pad(node: Node) -> Converted:
     for axis, extent in enumerate(shape_of(data)):
         if low[axis] + high[axis]:
             sources = _sources(mode, extent, low[axis], high[axis])
-            data = node.emit(relax.op.take(data, constant(sources), axis))
+            data = node.emit(relax.op.take(data, constant(sources), axis, mode="clip"))
     return data
 
 
