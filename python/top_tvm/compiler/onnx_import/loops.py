@@ -37,10 +37,10 @@ def loop_kernel(
                 body(*given, *written)
             return builder.get()
 
-    # Buffers like those of other kernels: with te's own, which have an offset, fusion fails.
-    given = [tirx.decl_buffer(i.shape, i.dtype, i.op.name) for i in inputs]
+    # Of exactly the type of other kernels' buffers, else TVM cannot fuse the kernel with casts.
+    given = [tirx.decl_buffer(i.shape, i.dtype, i.op.name, layout=None) for i in inputs]
     written = [
-        tirx.decl_buffer(list(shape), dtype, f"{name}_{index}")
+        tirx.decl_buffer(list(shape), dtype, f"{name}_{index}", layout=None)
         for index, (shape, dtype) in enumerate(outputs)
     ]
     return te.extern(
