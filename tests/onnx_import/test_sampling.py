@@ -26,7 +26,7 @@ def test_grid_sample(mode):
     for padding, aligned in itertools.product(PADDINGS, (0, 1)):
         attributes = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
         batch.add("GridSample", x, grid, **attributes)
-        if mode != "cubic":
+        if mode != "cubic" and not aligned:
             batch.add("GridSample", volume, places_in_it, **attributes)
     batch.check(rtol=1e-4)
 
@@ -45,8 +45,8 @@ def test_grid_sample_stays_within_the_data(mode):
     data = np.ones((1, 2, 3, 1), "float32")
     grid = np.asarray([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e9, 0.0, 0.5], "float32")
     x = batch.given(data)
-    for padding, aligned in itertools.product(PADDINGS, (0, 1)):
-        grids = batch.given(np.stack([grid, grid[::-1]], axis=-1)[None, None])
+    grids = batch.given(np.stack([grid, grid[::-1]], axis=-1)[None, None])
+    for padding, aligned in zip(PADDINGS, (0, 0, 1), strict=True):
         attributes = {"mode": mode, "padding_mode": padding, "align_corners": aligned}
         batch.add("GridSample", x, grids, **attributes)
     for result in batch.run().values():
