@@ -165,7 +165,7 @@ def _centred(node: Node, index: int, zero: int, axis: int) -> Expr:
 def _transposed_padding(
     node: Node, spans: Sequence[int], strides: Sequence[int], extra: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """What is cut off in front of and behind the full result."""
+    """What is cut off in front of and behind the full result, as ONNX Runtime divides it."""
     rank = len(spans)
     data = node.shape(0)[2:]
     mode = node.attribute("auto_pad", "NOTSET")
@@ -179,12 +179,10 @@ def _transposed_padding(
     begins, ends = [], []
     for axis, extent in enumerate(extents):
         full = (data[axis] - 1) * strides[axis] + spans[axis] + extra[axis]
-        total = full - extent
-        if not wanted:
-            total = max(total, 0)
-        half = total // 2
-        begins.append(half if mode == "SAME_UPPER" else total - half)
-        ends.append(total - half if mode == "SAME_UPPER" else half)
+        total = max(full - extent, 0)
+        begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
+        # Negative where zeros follow, which are only added to reach an output_shape.
+        ends.append((full - extent if wanted else total) - begins[-1])
     return begins, ends
 
 

@@ -13,8 +13,8 @@ from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, shape_of
 from top_tvm.compiler.onnx_import.windows import Windows, spatial
 
 
-def max_pool_with_indices(node: Node, windows: Windows, *, column_major: bool) -> tuple[Expr, Expr]:
-    """Maxima of windows, and where in the flattened data they come from.
+def max_pool_indices(node: Node, windows: Windows, maxima: Expr, *, column_major: bool) -> Expr:
+    """Where in the flattened data the maxima of windows come from: the first of equal ones.
 
     Parameters
     ----------
@@ -22,59 +22,52 @@ def max_pool_with_indices(node: Node, windows: Windows, *, column_major: bool) -
         Whose first input is the data.
     windows : Windows
         Of the pool.
+    maxima : Expr
+        Its result.
     column_major : bool
         Whether the first spatial axis is the one that counts by one in the indices.
     """
     shape = node.shape(0)
-    rank = len(windows.size)
+    size, rank = math.prod(windows.size), len(windows.size)
     steps = _steps(shape[2:], column_major=column_major)
 
-    def places(axes: Sequence[Any], offsets: Sequence[Any]) -> list[Any]:
-        return [
-            axes[2 + axis] * windows.strides[axis]
-            + offsets[axis] * windows.dilations[axis]
-            - windows.begins[axis]
-            for axis in range(rank)
-        ]
+    def place(position: Any, offset: Any, axis: int) -> Any:
+        moved = position * windows.strides[axis] + offset * windows.dilations[axis]
+        return moved - windows.begins[axis]
 
-    def larger(left: Any, right: Any) -> Any:
-        """The larger value; of equal ones the first of the window."""
-        first = tirx.any(left[1] > right[1], tirx.all(left[1] == right[1], left[2] <= right[2]))
-        # A place of -1 is none: the start, or padding.
-        left_wins = tirx.all(left[0] >= 0, tirx.any(right[0] < 0, first))
-        return tuple(tirx.Select(left_wins, a, b) for a, b in zip(left, right, strict=True))
+    def find(data: te.Tensor, largest: te.Tensor) -> te.Tensor:
+        offsets = [te.reduce_axis((0, extent), name="offset") for extent in windows.size]
 
-    def identity(place: Any, value: Any, number: Any) -> Any:
-        return tirx.const(-1, place), tirx.min_value(value), tirx.const(-1, number)
-
-    reducer = te.comm_reducer(larger, identity, name="first_maximum")
-
-    def pool(data: te.Tensor) -> list[te.Tensor]:
-        offsets = [te.reduce_axis((0, size), name=f"w{i}") for i, size in enumerate(windows.size)]
-
-        def body(*axes: Any) -> Any:
-            spots = places(axes, offsets)
-            inside = tirx.all(
-                *[
-                    condition
-                    for spot, extent in zip(spots, windows.data, strict=True)
-                    for condition in (spot >= 0, spot < extent)
-                ]
-            )
-            plane = (axes[0] * shape[1] + axes[1]) * math.prod(windows.data)
-            place = plane + sum(spot * step for spot, step in zip(spots, steps, strict=True))
-            number: Any = 0
-            for offset, size in zip(offsets, windows.size, strict=True):
-                number = number * size + offset
+        def number(*axes: Any) -> Any:
+            """The first element of a window, counted within it, that is the maximum."""
+            spots = [place(axes[2 + axis], offsets[axis], axis) for axis in range(rank)]
+            bounds = [s >= 0 for s in spots]
+            bounds += [s < extent for s, extent in zip(spots, windows.data, strict=True)]
+            count: Any = 0
+            for offset, extent in zip(offsets, windows.size, strict=True):
+                count = count * extent + offset
             source = [*axes[:2], *spots]
-            value = tirx.if_then_else(inside, data[tuple(source)], tirx.min_value(data.dtype))
-            place = tirx.Select(inside, place.astype("int64"), tirx.const(-1, "int64"))
-            return reducer((place, value, number.astype("int32")), axis=offsets)
+            found = tirx.if_then_else(
+                tirx.all(*bounds), data[tuple(source)] == largest[axes], tirx.const(False, "bool")
+            )
+            return te.min(tirx.Select(found, count, tirx.const(size, "int32")), axis=offsets)
 
-        indices, maxima, _ = te.compute((*shape[:2], *windows.output), body, name="max_pool")
-        return [maxima, indices]
+        numbers = te.compute((*shape[:2], *windows.output), number, name="number")
 
-    return _pair(node, node.builder.emit_te(pool, node.input(0), primfunc_name_hint="max_pool"))
+        def index(*axes: Any) -> Any:
+            # A maximum that is not a number equals none: its index is that of some element.
+            left = te.min(numbers[axes], size - 1)
+            flat = (axes[0] * shape[1] + axes[1]) * math.prod(windows.data)
+            for axis in range(rank)[::-1]:
+                spot = place(axes[2 + axis], tirx.indexmod(left, windows.size[axis]), axis)
+                spot = te.min(te.max(spot, 0), windows.data[axis] - 1)
+                left = tirx.indexdiv(left, windows.size[axis])
+                flat = flat + spot * steps[axis]
+            return flat.astype("int64")
+
+        return te.compute(numbers.shape, index, name="index")
+
+    return node.builder.emit_te(find, node.input(0), maxima, primfunc_name_hint="max_pool_indices")
 
 
 def convert_max_unpool(node: Node) -> Converted:
@@ -126,10 +119,6 @@ def _steps(extents: Sequence[int], *, column_major: bool) -> list[int]:
     if column_major:
         return [math.prod(extents[:axis]) for axis in range(len(extents))]
     return [math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
-
-
-def _pair(node: Node, whole: Expr) -> tuple[Expr, Expr]:
-    return node.emit(relax.TupleGetItem(whole, 0)), node.emit(relax.TupleGetItem(whole, 1))
 
 
 CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {"MaxUnpool": convert_max_unpool}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from tvm import relax
 
-from top_tvm.compiler.onnx_import.max_indices import max_pool_with_indices
+from top_tvm.compiler.onnx_import.max_indices import max_pool_indices
 from top_tvm.compiler.onnx_import.node import Array, Converted, Expr, Node, constant
 from top_tvm.compiler.onnx_import.windows import Windows, windows_of
 
@@ -22,17 +22,19 @@ _POOLS = {
 def convert_max_pool(node: Node) -> Converted:
     """``MaxPool``: with the indices of the maxima, if they are asked for."""
     windows = _windows(node)
-    if node.wants(1):
-        column_major = bool(node.attribute("storage_order", 0))
-        return max_pool_with_indices(node, windows, column_major=column_major)
     # Padding is smaller than any value: windows beyond it need no other treatment.
-    return _POOLS[len(windows.size)][0](
+    maxima = _POOLS[len(windows.size)][0](
         node.input(0),
         pool_size=list(windows.size),
         strides=list(windows.strides),
         padding=windows.covering,
         dilation=list(windows.dilations),
     )
+    if not node.wants(1):
+        return maxima
+    maxima = node.emit(maxima)
+    column_major = bool(node.attribute("storage_order", 0))
+    return [maxima, max_pool_indices(node, windows, maxima, column_major=column_major)]
 
 
 def convert_average_pool(node: Node) -> Converted:

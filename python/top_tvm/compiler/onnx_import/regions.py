@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, dtype_of
+from top_tvm.compiler.onnx_import.node import Converted, Expr, Node
 
 
 @dataclass(frozen=True)
@@ -35,32 +34,43 @@ class Alignment:
     scale: float
     centred: bool
 
-    @property
-    def limits(self) -> list[int]:
-        """Most samples per bin, axis by axis."""
-        pairs = zip(self.extents, self.bins, strict=True)
-        return [self.samples or math.ceil((extent + 1) / count) + 1 for extent, count in pairs]
+    def line(self, region: Sequence[Any], axis: int, position: Any) -> tuple[Any, Any, Any, Any]:
+        """Where the samples of a bin lie along an axis.
 
-    def place(self, region: Sequence[Any], axis: int, position: Any, step: Any) -> tuple[Any, Any]:
-        """Coordinate of a sample in its bin, and the number of samples there are."""
+        Returns
+        -------
+        first : float32
+            Coordinate of the first sample that is looked at.
+        step : float32
+            From one sample to the next.
+        looked_at : int or int32
+            Number of those: outside of the data all are 0, so that a few are enough.
+        samples : float32
+            Number of all samples.
+        """
         begin, end = (region[column] * _number(self.scale) for column in (1 - axis, 3 - axis))
         if self.centred:
             begin, end = begin - _number(0.5), end - _number(0.5)
         length = end - begin if self.centred else te.max(end - begin, _number(1))
         width = length / _number(self.bins[axis])
-        samples = _number(self.samples)
-        if not self.samples:
-            samples = te.max(te.min(te.ceil(width), _number(self.limits[axis])), _number(0))
-        part = (step.astype("float32") + _number(0.5)) * width / te.max(samples, _number(1))
-        return begin + position.astype("float32") * width + part, samples
+        begin = begin + position.astype("float32") * width
+        if self.samples:
+            step = width / _number(self.samples)
+            return begin + step * _number(0.5), step, self.samples, _number(self.samples)
+        samples = _between(te.ceil(width), 0, 2**24)
+        step = width / te.max(samples, _number(1))
+        # Two samples in front of the data, and more than two behind, unless there are fewer.
+        skipped = te.floor((_number(-3) - begin) / te.max(step, _number(0.5)))
+        skipped = te.min(_between(skipped, 0, 2**24), samples)
+        # A region without samples has one beyond the data: a reduction of nothing is undefined.
+        looked_at = _between(samples - skipped, 1, self.extents[axis] + 8)
+        first = begin + (skipped + _number(0.5)) * step
+        first = tirx.Select(samples > _number(0), first, _number(-9))
+        return first, step, looked_at.astype("int32"), samples
 
 
 def convert_roi_align(node: Node) -> Converted:
-    """``RoiAlign``: mean or maximum of samples in every bin of a region.
-
-    With ``sampling_ratio`` 0 the number of samples per bin depends on the size of the region. It is
-    limited to what a region needs that covers the whole image.
-    """
+    """``RoiAlign``: mean or maximum of samples in every bin of a region."""
     how = _alignment(node)
     shape, count, dtype = node.shape(0), node.shape(1)[0], node.dtype(0)
     mean = node.attribute("mode", "avg") == "avg"
@@ -68,16 +78,14 @@ def convert_roi_align(node: Node) -> Converted:
     batches = _instances(node, node.input(2), shape[0])
 
     def align(data: te.Tensor, regions: te.Tensor, instances: te.Tensor) -> te.Tensor:
-        steps = [te.reduce_axis((0, how.limits[axis]), name=f"s{axis}") for axis in range(2)]
-
         def body(region: Any, channel: Any, *position: Any) -> Any:
             bounds = [regions[region, column] for column in range(4)]
-            lines, counts = [], []
+            lines, axes, samples = [], [], _number(1)
             for axis in range(2):
-                place, samples = how.place(bounds, axis, position[axis], steps[axis])
-                lines.append(_corners(place, shape[2 + axis]))
-                counts.append(samples)
-            used = tirx.all(*[s.astype("float32") < n for s, n in zip(steps, counts, strict=True)])
+                first, step, looked_at, number = how.line(bounds, axis, position[axis])
+                axes.append(te.reduce_axis((0, looked_at), name=f"s{axis}"))
+                lines.append(_corners(first + axes[-1].astype("float32") * step, shape[2 + axis]))
+                samples = samples * number
             corners = [
                 data[instances[region], channel, row, column].astype("float32") * (above * left)
                 for row, above in lines[0]
@@ -85,19 +93,16 @@ def convert_roi_align(node: Node) -> Converted:
             ]
             if mean:
                 total = sum(corners[1:], corners[0])
-                share = total / te.max(counts[0] * counts[1], _number(1))
-                return te.sum(tirx.Select(used, share, _number(0)), axis=steps)
+                return te.sum(total / te.max(samples, _number(1)), axis=axes)
             # As the standard says: of the weighted corners, not of their sums.
             largest = te.max(te.max(corners[0], corners[1]), te.max(corners[2], corners[3]))
-            return te.max(tirx.Select(used, largest, tirx.min_value("float32")), axis=steps)
+            return te.max(largest, axis=axes)
 
         return te.compute((count, shape[1], *how.bins), body, name="roi_align")
 
     pooled = node.builder.emit_te(
         align, node.input(0), rois, batches, primfunc_name_hint="roi_align"
     )
-    if not mean and not how.samples:
-        pooled = node.emit(_zero_where_empty(node, pooled))
     return pooled if dtype == "float32" else relax.op.astype(pooled, dtype)
 
 
@@ -159,12 +164,6 @@ def convert_max_roi_pool(node: Node) -> Converted:
     pooled = node.builder.emit_te(
         pool, node.input(0), rois, batches, primfunc_name_hint="max_roi_pool"
     )
-    return _zero_where_empty(node, pooled)
-
-
-def _zero_where_empty(node: Node, pooled: Expr) -> Expr:
-    """Zeros instead of what the maximum of nothing is."""
-    dtype = dtype_of(pooled)
     smallest = node.scalar(float(np.finfo(dtype).min), dtype)
     none = node.emit(relax.op.equal(pooled, smallest))
     return relax.op.where(none, node.scalar(0, dtype), pooled)
@@ -180,11 +179,16 @@ def _number(value: float) -> Any:
     return tirx.const(float(value), "float32")
 
 
+def _between(value: Any, low: float, high: float) -> Any:
+    """Within bounds; what is not a number is taken for the lower one."""
+    bounded = te.min(te.max(value, _number(low)), _number(high))
+    return tirx.Select(value == value, bounded, _number(low))
+
+
 def _corners(place: Any, extent: int) -> list[tuple[Any, Any]]:
     """Indices within bounds and weights of the two elements around a place."""
     outside = tirx.any(place < _number(-1), place > _number(extent))
-    bounded = te.min(te.max(place, _number(0)), _number(extent - 1))
-    bounded = tirx.Select(place == place, bounded, _number(0))
+    bounded = _between(place, 0, extent - 1)
     low = te.floor(bounded)
     high = te.min(low + _number(1), _number(extent - 1))
     part = bounded - low

@@ -29,13 +29,21 @@ from top_tvm.compiler.onnx_import.resize_weights import (
 
 # More taps than this are a product with a matrix rather than a sum.
 _MOST_TAPS = 4
+# Coordinate transformations by their names in Relax: those that take only extents.
+_OF_RELAX = {
+    "half_pixel": "half_pixel",
+    "half_pixel_symmetric": "half_pixel",  # the same where scales are exact
+    "pytorch_half_pixel": "half_pixel",  # the same for more than one element
+    "align_corners": "align_corners",
+    "asymmetric": "asymmetric",
+}
 
 
 def convert_resize(node: Node) -> Converted:
     """``Resize`` of all opsets from 10 on."""
     shape = node.shape(0)
-    if node.opset < 11:  # scales are the second input; nearest rounds down
-        how = _interpolation(node, "asymmetric", "floor")
+    if node.opset < 11:  # scales are the second input
+        how = _interpolation(node, "asymmetric", "shrinking_ceil")
         return _resize(node, _scaled(node, node.constant(1, "scales"), shape), how)
     how = _interpolation(node, "half_pixel", "round_prefer_floor")
     if how.coordinates == "tf_half_pixel_for_nn" and node.opset >= 13:
@@ -76,7 +84,7 @@ def _interpolation(node: Node, coordinates: str, rounding: str) -> Interpolation
         node.refuse(f"mode {mode!r} does not exist")
     if coordinates not in COORDINATES:
         node.refuse(f"coordinate transformation {coordinates!r} does not exist")
-    if rounding not in ROUNDINGS:
+    if rounding not in (*ROUNDINGS, "shrinking_ceil"):
         node.refuse(f"nearest_mode {rounding!r} does not exist")
     return Interpolation(
         mode,  # type: ignore[arg-type]
@@ -162,17 +170,57 @@ def _resize(node: Node, axes: Sequence[Axis], how: Interpolation) -> Expr:
         for index, axis in enumerate(axes)
         if (axis.data, axis.scale, axis.roi) != (axis.result, 1.0, (0.0, 1.0))
     ]
-    if not floating and how.mode != "nearest":
+    if dtype not in ("float32", "float64") and how.mode != "nearest":
         data = node.emit(relax.op.astype(data, "float32"))
-    # Small extents first: the fewer elements there are behind each step, the better.
-    for index in sorted(changed, key=lambda index: axes[index].result / axes[index].data):
-        data = _along(node, data, index, axes[index], how)
-    data = _extrapolated(node, data, axes, how)
-    if not floating and how.mode != "nearest":
+    if _is_plain(axes, how) and dtype_of(data) in ("float16", "float32"):
+        data = node.emit(_resize2d(data, axes, how))
+    else:
+        # Shrinking first: the fewer elements there are behind each step, the better.
+        for index in sorted(changed, key=lambda index: axes[index].result / axes[index].data):
+            data = _along(node, data, index, axes[index], how)
+        data = _extrapolated(node, data, axes, how)
+    if dtype_of(data) == dtype:
+        return data
+    if not floating:  # towards zero, as ONNX Runtime rounds
         limits = np.iinfo(dtype)
-        clipped = relax.op.clip(data, int(limits.min), int(limits.max))
-        data = relax.op.astype(node.emit(clipped), dtype)
-    return data
+        data = node.emit(relax.op.clip(data, int(limits.min), int(limits.max)))
+    return relax.op.astype(data, dtype)
+
+
+def _is_plain(axes: Sequence[Axis], how: Interpolation) -> bool:
+    """Whether one kernel of Relax does it: height and width of images, by exact scales."""
+    if len(axes) != 4 or any(a.data != a.result or a.scale != 1 for a in axes[:2]):
+        return False
+    smooth = how.mode != "nearest"
+    if smooth and (how.exclude_outside or how.antialias or how.coordinates not in _OF_RELAX):
+        return False
+    for axis in axes[2:]:
+        if how.mode == "nearest":
+            repeated = np.arange(axis.result) * axis.data // axis.result
+            if axis.result % axis.data or (taps(axis, how)[0][:, 0] != repeated).any():
+                return False
+        elif abs(axis.scale * axis.data - axis.result) > 1e-5 or min(axis.data, axis.result) < 2:
+            return False
+    return how.coordinates != "tf_crop_and_resize"
+
+
+def _resize2d(data: Expr, axes: Sequence[Axis], how: Interpolation) -> Expr:
+    size = [axis.result for axis in axes[2:]]
+    if how.mode == "nearest":
+        return relax.op.image.resize2d(
+            data,
+            relax.ShapeExpr(size),
+            method="nearest_neighbor",
+            coordinate_transformation_mode="asymmetric",
+            rounding_method="floor",
+        )
+    return relax.op.image.resize2d(
+        data,
+        relax.ShapeExpr(size),
+        method=how.mode,
+        coordinate_transformation_mode=_OF_RELAX[how.coordinates],
+        cubic_alpha=how.cubic_coefficient,
+    )
 
 
 def _along(node: Node, data: Expr, index: int, axis: Axis, how: Interpolation) -> Expr:

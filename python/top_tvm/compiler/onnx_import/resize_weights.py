@@ -8,7 +8,7 @@ computes them, because rounding decides which element is the nearest.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -108,6 +108,8 @@ def taps(axis: Axis, how: Interpolation) -> tuple[Array, Array]:
     """
     found = coordinates_of(axis, how.coordinates)
     if how.mode == "nearest":
+        if how.rounding == "shrinking_ceil":  # opset 10
+            how = replace(how, rounding="ceil" if axis.scale < 1 else "floor")
         nearest = np.clip(_round(found, how.rounding), 0, axis.data - 1).astype(np.int64)
         return nearest[:, None], np.ones((axis.result, 1))
     reach = 1 if how.mode == "linear" else 2

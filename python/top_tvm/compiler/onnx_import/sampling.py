@@ -14,6 +14,7 @@ from tvm import relax, te, tirx
 from top_tvm.compiler.onnx_import.node import Array, Converted, Node, constant, dtype_of
 
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}  # names before opset 20
+_TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
 _CUBIC = -0.75
 _FLOATS = ("float16", "float32", "float64")
 
@@ -63,20 +64,35 @@ def convert_grid_sample(node: Node) -> Converted:
     shape, grid, dtype = node.shape(0), node.shape(1), node.dtype(0)
     wide = "float64" if "float64" in (dtype, node.dtype(1)) else "float32"
     whole = dtype not in _FLOATS
+    spatial = range(len(shape) - 2)
 
-    def taps_of(places: te.Tensor, instance: Any, position: Sequence[Any]) -> list[list[Tap]]:
-        taps = []
-        for axis, extent in enumerate(shape[2:]):
+    def table(places: te.Tensor, axis: int, number: int, field: str) -> te.Tensor:
+        def body(*where: Any) -> Any:
             # The last number of the grid is the place along the first spatial axis.
-            index = (instance, *position, len(shape) - 3 - axis)
-            place = _denormalise(places[index].astype(wide), extent, aligned=how.aligned)
-            taps.append(_taps(place, extent, how))
-        return taps
+            source = (*where, len(spatial) - 1 - axis)
+            normal = places[source].astype(wide)
+            place = _denormalise(normal, shape[2 + axis], aligned=how.aligned)
+            return getattr(_taps(place, shape[2 + axis], how)[number], field)
 
-    def sample(data: te.Tensor, places: te.Tensor) -> te.Tensor:
+        return te.compute(grid[:-1], body, name=field)
+
+    def locate(places: te.Tensor) -> list[te.Tensor]:
+        """Index and weight of every tap of every axis, for all channels."""
+        return [
+            table(places, axis, number, field)
+            for axis in spatial
+            for number in range(_TAPS[how.mode])
+            for field in ("index", "weight")
+        ]
+
+    def sample(data: te.Tensor, *tables: te.Tensor) -> te.Tensor:
         def body(instance: Any, channel: Any, *position: Any) -> Any:
+            where = (instance, *position)
+            found = [table[where] for table in tables]
+            pairs = [Tap(*found[index : index + 2]) for index in range(0, len(found), 2)]
+            count = _TAPS[how.mode]
             total: Any = None
-            for chosen in itertools.product(*taps_of(places, instance, position)):
+            for chosen in itertools.product(*[pairs[a * count : (a + 1) * count] for a in spatial]):
                 index = (instance, channel, *(tap.index for tap in chosen))
                 weight: Any = math.prod([tap.weight for tap in chosen])
                 if whole:  # there is one, and its weight is 0 or 1
@@ -87,9 +103,12 @@ def convert_grid_sample(node: Node) -> Converted:
 
         return te.compute((*shape[:2], *grid[1:-1]), body, name="grid_sample")
 
-    return node.builder.emit_te(
-        sample, node.input(0), node.input(1), primfunc_name_hint="grid_sample"
-    )
+    located = node.builder.emit_te(locate, node.input(1), primfunc_name_hint="grid_places")
+    tables = [
+        node.emit(relax.TupleGetItem(located, index))
+        for index in range(2 * len(spatial) * _TAPS[how.mode])
+    ]
+    return node.builder.emit_te(sample, node.input(0), *tables, primfunc_name_hint="grid_sample")
 
 
 def _sampling(node: Node) -> Sampling:
@@ -154,7 +173,7 @@ def _taps(place: Any, extent: int, how: Sampling) -> list[Tap]:
     if how.mode == "nearest":
         place = tirx.nearbyint(place)
     beyond = tirx.any(place < _like(place, low), place > _like(place, high))
-    if how.padding == "border":
+    if how.padding == "border" and how.mode != "cubic":  # like PyTorch and ONNX Runtime
         place = tirx.Select(beyond, _clamp(place, extent), place)
     elif how.padding == "reflection":
         place = tirx.Select(beyond, _reflect(place, low, high), place)
