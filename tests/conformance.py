@@ -48,6 +48,8 @@ SHAPE_LIKE: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("MaxUnpool",), (2,)),
 }
 SHAPE_LIKE["Slice"] = (1, 2, 3, 4)
+# Sums over a signal: of an expected zero, what is left is the rounding error of the other terms.
+TRANSFORMS = ("DFT", "STFT")
 SECONDS_PER_CASE = 60
 
 
@@ -136,8 +138,12 @@ def _run(case: TestCase, fixed: set[str], inputs: Any, outputs: Any) -> str:
         model.graph.input[-1].type.tensor_type.shape.CopyFrom(shape)
     executable = top_tvm.build(model, partitioner="sequential", streams=1)
     results = executable.run(feeds)
+    transforms = any(node.op_type in TRANSFORMS for node in case.model.graph.node)
     for info, expected in zip(case.model.graph.output, outputs, strict=True):
-        detail = difference(results[info.name], as_array(expected), case.rtol, case.atol)
+        atol = case.atol
+        if transforms:
+            atol = max(atol, float(np.finfo(expected.dtype).eps * np.abs(expected).max()))
+        detail = difference(results[info.name], as_array(expected), case.rtol, atol)
         if detail:
             return f"output {info.name!r}: {detail}"
     return ""

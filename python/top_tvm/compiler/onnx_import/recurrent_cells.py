@@ -130,13 +130,13 @@ class Cell:
             return [h]
         old, lengths, step = rest
         zero = tirx.const(0, str(h.dtype))
-        state = te.compute(
-            h.shape,
-            lambda b, j: tirx.Select(step(0) < lengths(b), h(b, j), old(b, j)),
-            "hidden",
-        )
         output = te.compute(
             h.shape, lambda b, j: tirx.Select(step(0) < lengths(b), h(b, j), zero), "output"
+        )
+        state = te.compute(
+            h.shape,
+            lambda b, j: tirx.Select(step(0) < lengths(b), output(b, j), old(b, j)),
+            "hidden",
         )
         return [state, output]
 

@@ -109,7 +109,7 @@ def _function(graph: Dataflow, match: Match) -> relax.Function:
     params = [relax.Var(f"arg{index}", argument.ty) for index, argument in enumerate(distinct)]
     env: dict[Expr, Expr] = dict(zip(distinct, params, strict=True))
     attributes: dict[str, Any] = {"Codegen": match.library}
-    if match.library != "view":
+    if match.library != "view" or match.attributes:
         attributes[KERNEL_ATTRIBUTE] = json.dumps(
             {
                 "symbol": match.symbol,
