@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from node_batch import NodeBatch
+from onnx import TensorProto
 
 from top_tvm.compiler.build import compile_model
 from top_tvm.errors import ModelError
@@ -245,6 +246,38 @@ def test_bits():
         batch.add("BitwiseNot", a)
         expected += [left & right, left | right, left ^ right, ~left]
     check(batch, expected)
+
+
+def test_bfloat16_inside_a_model():
+    data = np.array([[0.5, 1.25, -2, 3]], "float32")
+    other = np.array([[2, -4, 2, 3]], "float32")
+    binary = {
+        "Add": np.add,
+        "Mul": np.multiply,
+        "Div": np.divide,
+        "Max": np.maximum,
+        "Min": np.minimum,
+        "Pow": np.power,
+    }
+    unary = {
+        "Exp": np.exp,
+        "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "Relu": lambda x: np.maximum(x, 0),
+        "IsNaN": np.isnan,
+    }
+    batch, expected, outputs = NodeBatch(opset=17), [], []
+    x, y = (
+        batch.add("Cast", batch.given(values), to=TensorProto.BFLOAT16)[0]
+        for values in (data, other)
+    )
+    for operator, function in {**binary, **unary}.items():
+        operands = [x, y] if operator in binary else [x]
+        (result,) = batch.add(operator, *operands)
+        outputs += batch.add("Cast", result, to=TensorProto.FLOAT)
+        expected.append(function(*[data, other][: len(operands)]))
+    batch.outputs = outputs
+    for result, wanted in zip(batch.run().values(), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
