@@ -66,6 +66,8 @@ def test_activations(dtype):
     x = batch.given(data)
     with np.errstate(all="ignore"):
         for operator, attributes, function in ACTIVATIONS:
+            if operator == "Celu" and dtype != "float32":
+                continue  # which came later
             batch.add(operator, x, **attributes)
             expected.append(function(data.astype("float64")).astype(dtype))
     check(batch, expected, FLOATS[dtype])
@@ -162,13 +164,6 @@ def test_labels_that_are_no_classes_have_no_loss(reduction):
     check(batch, [reduced(logarithms, weight), logarithms, reduced(scores, counted)], 1e-5)
 
 
-def test_a_scalar_has_no_softmax():
-    batch = NodeBatch(opset=13)
-    batch.add("Softmax", batch.given(np.float32(1)))
-    with pytest.raises(ModelError, match="a scalar has no axis"):
-        compile_model(batch.model())
-
-
 class ContribBatch(NodeBatch):
     """Nodes of ONNX Runtime's own domain."""
 
@@ -201,7 +196,16 @@ def test_contrib_operators():
     total = batch.add("SkipLayerNormalization", x, y, scale, shift, bias, epsilon=1e-5)
     batch.add("SkipLayerNormalization", *total, y, scale)
     batch.add("SkipSimplifiedLayerNormalization", x, y, scale, bias)
-    batch.add("SimplifiedLayerNormalization", x, scale, domain="", axis=-1, epsilon=1e-5)
+    batch.check(rtol=1e-4)
+
+
+def test_layer_normalisations_older_than_the_standards():
+    data = np.random.default_rng(0).standard_normal((2, 3, 8)).astype("float32")
+    scale, shift = data[0, 0], data[0, 1]
+    batch = NodeBatch(opset=16)
+    x = batch.given(data)
+    batch.add("SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=1e-5)
+    batch.add("LayerNormalization", x, scale, shift, axis=-1, epsilon=1e-5)
     batch.check(rtol=1e-4)
 
 
