@@ -57,6 +57,6 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         ScheduleCPU,
-        *([ExpandBFloat16] if precision == "bf16" else []),
+        ExpandBFloat16,
     ]
     return tvm.transform.Sequential([*normalise, *dispatch, *generate], name="top_tvm.cpu")

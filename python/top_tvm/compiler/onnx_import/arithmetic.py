@@ -14,7 +14,7 @@ import numpy as np
 from tvm import relax, te, tirx, topi
 
 from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, constant_of, dtype_of, shape_of
-from top_tvm.compiler.onnx_import.widening import cast, is_float, widened
+from top_tvm.compiler.onnx_import.widening import HALF, cast, is_float, is_nan, widened
 
 Binary = Callable[[Expr, Expr], Expr]
 
@@ -64,13 +64,14 @@ def convert_pow(node: Node) -> Converted:
     if not is_float(dtype):
         power = relax.op.power(cast(node, base, "float64"), cast(node, exponent, "float64"))
         return cast(node, power, dtype)
+    if dtype in HALF:
+        power = relax.op.power(cast(node, base, "float32"), cast(node, exponent, "float32"))
+        return cast(node, power, dtype)
     value = constant_of(exponent)
     if value is not None and np.array_equal(value.astype(dtype).astype("float64"), value):
         exponent = cast(node, exponent, dtype)  # exactly
-    if dtype_of(exponent) not in (dtype, "float16", "float32", "int8", "uint8", "int16", "uint16"):
-        power = relax.op.power(cast(node, base, "float64"), cast(node, exponent, "float64"))
-        return cast(node, power, dtype)
-    wide = "float32" if dtype == "float16" else dtype
+    narrow = (dtype, *HALF, "float32", "int8", "uint8", "int16", "uint16")
+    wide = dtype if dtype_of(exponent) in narrow else "float64"
     power = relax.op.power(cast(node, base, wide), cast(node, exponent, wide))
     return cast(node, power, dtype)
 
@@ -113,7 +114,7 @@ def _extremum(node: Node, operator: Binary, left: Expr, right: Expr) -> Expr:
     if _is_number(right):
         return node.emit(operator(right, left))
     extremum = node.emit(operator(left, right))
-    return node.emit(relax.op.where(relax.op.isnan(left), left, extremum))
+    return node.emit(relax.op.where(is_nan(node, left), left, extremum))
 
 
 def _is_number(value: Expr) -> bool:

@@ -1,7 +1,7 @@
 """Operators of ONNX Runtime that its optimiser and some exporters write.
 
-They are of the domain ``com.microsoft``; the simplified layer normalisation stands in the standard
-domain, too.
+They are of the domain ``com.microsoft``. Layer normalisations in the standard domain that are older
+than the standard's are moved there when a model is read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from tvm import relax
 
 from top_tvm.compiler.onnx_import.activations import convert_gelu, swish
+from top_tvm.compiler.onnx_import.layer_normalization import convert_layer_normalization
 from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, constant, dtype_of
 from top_tvm.compiler.onnx_import.products import matmul, scaled, transposed
 from top_tvm.compiler.onnx_import.widening import cast, widened
@@ -100,11 +101,11 @@ def _simplified(node: Node, data: Expr, scale: Expr, axes: list[int]) -> tuple[E
 
 
 CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
-    "SimplifiedLayerNormalization": convert_simplified_layer_normalization,
     f"{_DOMAIN}.BiasGelu": convert_biased_gelu,
     f"{_DOMAIN}.FastGelu": convert_fast_gelu,
     f"{_DOMAIN}.FusedMatMul": convert_fused_matmul,
     f"{_DOMAIN}.Gelu": convert_gelu,
+    f"{_DOMAIN}.LayerNormalization": convert_layer_normalization,
     f"{_DOMAIN}.QuickGelu": convert_quick_gelu,
     f"{_DOMAIN}.SimplifiedLayerNormalization": convert_simplified_layer_normalization,
     f"{_DOMAIN}.SkipLayerNormalization": convert_skip_layer_normalization,

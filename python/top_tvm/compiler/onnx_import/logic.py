@@ -9,8 +9,8 @@ import numpy as np
 from tvm import relax, te, tirx, topi
 
 from top_tvm.compiler.onnx_import.arithmetic import binary
-from top_tvm.compiler.onnx_import.node import Converted, Node
-from top_tvm.compiler.onnx_import.widening import cast
+from top_tvm.compiler.onnx_import.node import Converted, Node, dtype_of
+from top_tvm.compiler.onnx_import.widening import cast, is_nan
 
 
 def convert_not(node: Node) -> Converted:
@@ -64,6 +64,8 @@ def _distance(distance: Any, bits: int) -> tuple[Any, Any, Any]:
 def convert_is_inf(node: Node) -> Converted:
     """Whether a number is infinite, of the signs that are asked for."""
     data = node.input(0)
+    if node.dtype(0) == "bfloat16":
+        data = cast(node, data, "float32")
     positive, negative = (
         bool(node.attribute(name, 1)) for name in ("detect_positive", "detect_negative")
     )
@@ -71,13 +73,13 @@ def convert_is_inf(node: Node) -> Converted:
         return relax.op.isinf(data)
     if not positive and not negative:
         return relax.op.zeros(node.shape(0), "bool")
-    infinity = node.scalar(np.inf if positive else -np.inf, node.dtype(0))
+    infinity = node.scalar(np.inf if positive else -np.inf, dtype_of(data))
     return relax.op.equal(data, infinity)
 
 
 def convert_is_nan(node: Node) -> Converted:
     """Whether a number is none."""
-    return relax.op.isnan(node.input(0))
+    return is_nan(node, node.input(0))
 
 
 def convert_equal(node: Node) -> Converted:

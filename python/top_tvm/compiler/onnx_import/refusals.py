@@ -14,6 +14,7 @@ _LOOP = "loops are not supported; export the model with the loop unrolled"
 _REASONS = {
     "ConstantOfShape": _SIZE + "make its shape a constant",
     "Loop": _LOOP,
+    "MelWeightMatrix": _SIZE + "make all its inputs constants",
     "NonMaxSuppression": _SIZE + "end the model before it, and select boxes outside",
     "NonZero": _SIZE + "use a mask instead of a list of indices",
     "Range": _SIZE + "make its limits and its step constants",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from tvm import relax
 
 from top_tvm.compiler.onnx_import.arithmetic import maximum, minimum
-from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, dtype_of
+from top_tvm.compiler.onnx_import.node import Converted, Expr, Node
 from top_tvm.compiler.onnx_import.widening import is_float, widened
 
 Unary = Callable[[Expr], Expr]
@@ -78,13 +78,6 @@ def _bound(node: Node, index: int, name: str, dtype: str) -> Expr | None:
         node.refuse(f"its {name} has the shape {node.shape(index)}: it must be one number")
     bound = node.input(index)
     return relax.op.reshape(bound, ()) if node.rank(index) else bound
-
-
-def _asinh(x: Expr) -> Expr:
-    """By the absolute value: TVM's form cancels for negative numbers."""
-    magnitude = relax.op.asinh(relax.op.abs(x))
-    zero = relax.const(0, dtype_of(x))
-    return relax.op.where(relax.op.less(x, zero), relax.op.negative(magnitude), magnitude)
 
 
 CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
