@@ -41,9 +41,10 @@ def import_relax(
     """
     main = _main(module)
     module = _with_weights(tvm.IRModule({"main": main}), main)
-    sizes, fixed_batch = _sizes(module["main"], shapes or {}, batch)
+    sizes = _sizes(module["main"], shapes or {}, batch)
     if sizes:
         module = relax.transform.BindSymbolicVars(sizes, "main")(module)
+    fixed_batch = _fixed_batch(module["main"], batch)
     module = relax.transform.Normalize()(module)
     module = relax.transform.ConvertToDataflow(min_size=1)(module)
     main = module["main"]
@@ -62,8 +63,11 @@ def _main(module: tvm.IRModule) -> relax.Function:
             f"{_NAME}: only 'main' is supported, but there are: {', '.join(sorted(functions))}; "
             "build the module before it is lowered, with called functions inlined"
         )
-    if not relax.analysis.well_formed(tvm.IRModule({"main": main})):
-        raise ModelError(f"{_NAME}: is not well-formed (see tvm.relax.analysis.well_formed)")
+    try:
+        relax.analysis.well_formed(module)
+    except Exception as error:  # of the kind that fits the violation
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"{_NAME}: is not well-formed: {reason}") from error
     return main
 
 
@@ -87,8 +91,8 @@ def _with_weights(module: tvm.IRModule, main: relax.Function) -> tvm.IRModule:
 
 def _sizes(
     main: relax.Function, shapes: Mapping[str, Sequence[int]], batch: int | None
-) -> tuple[dict[tirx.Var, int], int]:
-    """Size of every symbolic variable, and the batch size that results."""
+) -> dict[tirx.Var, int]:
+    """Size of every symbolic variable that is a dimension of an input."""
     params = {str(param.name): param for param in main.params}
     for given in shapes:
         if given not in params:
@@ -98,28 +102,31 @@ def _sizes(
         _check_input(name, param)
         if name in shapes:
             _bind_shape(name, list(param.ty.shape), tuple(shapes[name]), sizes)
-    leading = [param.ty.shape[0] for param in main.params if len(param.ty.shape)]
-    for extent in leading:
-        if isinstance(extent, tirx.Var):
-            sizes.setdefault(extent, 1 if batch is None else batch)
-    _check_known(params, sizes)
-    result = int(_bound(leading[0], sizes)) if leading else 1
+    for param in main.params:
+        extents = list(param.ty.shape)
+        if extents and isinstance(extents[0], tirx.Var):
+            sizes.setdefault(extents[0], 1 if batch is None else batch)
+    return sizes
+
+
+def _fixed_batch(main: relax.Function, batch: int | None) -> int:
+    """Batch size of a function whose symbolic sizes are bound."""
+    for param in main.params:
+        for position, extent in enumerate(param.ty.shape):
+            if not isinstance(extent, tirx.IntImm):
+                name = str(param.name)
+                raise ModelError(
+                    f"{_NAME}: dimension {position} ({extent}) of input {name!r} has no fixed size;"
+                    f" give the whole shape: shapes={{{name!r}: (...)}}"
+                )
+    leading = [int(param.ty.shape[0]) for param in main.params if len(param.ty.shape)]
+    result = leading[0] if leading else 1
     if batch is not None and result != batch:
         raise ModelError(
             f"{_NAME}: fixes its batch size at {result}, so it cannot be built for batch {batch}; "
             "make the leading dimension symbolic"
         )
-    return sizes, result
-
-
-def _check_known(params: Mapping[str, relax.Var], sizes: Mapping[tirx.Var, int]) -> None:
-    for name, param in params.items():
-        for position, extent in enumerate(param.ty.shape):
-            if not isinstance(_bound(extent, sizes), tirx.IntImm):
-                raise ModelError(
-                    f"{_NAME}: dimension {position} ({extent}) of input {name!r} has no fixed size;"
-                    f" give the whole shape: shapes={{{name!r}: (...)}}"
-                )
+    return result
 
 
 def _check_input(name: str, param: relax.Var) -> None:
@@ -150,11 +157,6 @@ def _bind_shape(
                 f"{_NAME}: dimension {position} of input {name!r} is fixed at {int(known)}, not "
                 f"{size}"
             )
-
-
-def _bound(extent: Any, sizes: Mapping[tirx.Var, int]) -> Any:
-    values = {var: tirx.IntImm(var.ty.dtype, size) for var, size in sizes.items()}
-    return tvm.arith.Analyzer().simplify(tirx.stmt_functor.substitute(extent, values))
 
 
 def _check_body(main: relax.Function) -> None:

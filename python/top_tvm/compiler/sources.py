@@ -23,7 +23,9 @@ from top_tvm.errors import ModelError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-Model: TypeAlias = "str | Path | bytes | onnx.ModelProto | ExportedProgram | tvm.IRModule"
+Model: TypeAlias = (
+    "str | Path | bytes | onnx.ModelProto | ExportedProgram | TranslatedProgram | tvm.IRModule"
+)
 Source: TypeAlias = str | Path | bytes | onnx.ModelProto | TranslatedProgram | tvm.IRModule
 
 
@@ -41,7 +43,9 @@ def open_source(model: Model) -> Source:
         return translate_program(model)
     if isinstance(model, (str, Path)) and Path(model).suffix == ".pt2":
         return translate_program(load_program(Path(model)), str(model))
-    if isinstance(model, (str, Path, bytes, bytearray, onnx.ModelProto, tvm.IRModule)):
+    if isinstance(
+        model, (str, Path, bytes, bytearray, onnx.ModelProto, TranslatedProgram, tvm.IRModule)
+    ):
         return model
     hint = ""
     if any(base.__module__.startswith("torch.nn") for base in type(model).__mro__):
