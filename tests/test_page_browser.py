@@ -105,6 +105,11 @@ def assert_apart(found):
             assert min(bottom, other_bottom) - max(top, other_top) < 4, f"{text!r} over {other!r}"
 
 
+def is_inside(inner, outer):
+    _, left, top, right, bottom = inner
+    return outer[1] <= left and outer[2] <= top and right <= outer[3] and bottom <= outer[4]
+
+
 def test_memory_in_use_never_exceeds_the_arena(pages):
     for _, data in pages.values():
         for plan in data["plans"]:
@@ -146,6 +151,9 @@ def test_pages_show_every_op_and_no_text_overlaps(visit, pages, name, theme):
     )
     for _ in range(4):
         assert_apart(boxes(page, "#timeline text"))
+        bars = boxes(page, "#timeline .stages rect, #timeline rect.op")
+        for label in boxes(page, "#timeline text.on-op"):
+            assert any(is_inside(label, bar) for bar in bars), label
         page.locator("#timeline-in").click()
         frames(page)
     page.locator("#timeline-fit").click()
