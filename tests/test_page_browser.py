@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
 import pytest
 
@@ -17,7 +18,7 @@ from top_tvm.whole_file import write_whole
 from wired_model import wired_model
 
 MOST_BYTES = 5_000_000
-EVIL = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>&amp;"
+EVIL = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>&amp;\udc80"
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +367,20 @@ def test_names_of_a_model_are_only_ever_text(visit, folder, small):
     assert page.locator("#op h3").text_content() == EVIL
     assert EVIL in page.locator("#tooltip").text_content()
     assert page.evaluate("window.broken") is None
+
+
+def test_a_page_without_any_run_shows_the_rest(visit, folder, small):
+    unknown = {"predicted_start_us": inf, "predicted_end_us": inf}
+    profiles = {b: tuple(replace(op, **unknown) for op in p) for b, p in small.profiles.items()}
+    path = folder / "no_run.html"
+    data = page_data(replace(small, profiles=profiles), not_measured="no such CPU")
+    path.write_text(render(data), encoding="utf-8")
+    page = visit(path)
+    assert "there is no timeline" in page.locator("#notice").text_content()
+    assert page.locator("rect.op").count() == 0
+    assert page.locator("#graph .node").count() == len(small.plans[1].calls)
+    page.locator("#operators tbody tr").first.click()
+    assert page.locator("#op h3").text_content() == small.plans[1].calls[0].op
 
 
 def test_a_page_without_a_measured_run_says_so_and_shows_the_predicted_one(visit, folder, small):

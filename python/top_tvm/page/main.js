@@ -162,7 +162,10 @@ function showHeader() {
   select.disabled = data.plans.length === 1;
   const notice = byId("notice");
   notice.hidden = !data.not_measured;
-  notice.textContent = `Not measured: ${data.not_measured}. What follows is what the simulator predicts.`;
+  const predicted = data.plans.every((plan) => plan.ops.every((op) => op.predicted));
+  notice.textContent = `Not measured: ${data.not_measured}. ${predicted
+    ? "What follows is what the simulator predicts."
+    : "The file has no predicted run either, so there is no timeline."}`;
   const limit = (key, unit) => (data.roofline[key] === null ? "unknown" : `${data.roofline[key].toFixed(0)} ${unit}`);
   const versions = Object.entries(data.libraries).map(([name, version]) => `${name} ${version}`);
   byId("device").querySelector("dl").replaceWith(descriptions([
