@@ -60,13 +60,12 @@ class Page {
     this.graph.mark();
     this.table.mark();
     const box = byId("op");
-    if (this.chosen === null) {
-      const text = "No op is chosen. Click one in the timeline, the graph or the table.";
-      box.replaceChildren(make("p", { class: "empty" }, text));
-      return;
-    }
+    box.hidden = this.chosen === null;
+    if (this.chosen === null) return;
     const op = this.plan.ops[this.chosen];
-    const parts = [make("h3", {}, op.name), describe(op)];
+    const close = make("button", { type: "button", class: "close", "aria-label": "let go" }, "×");
+    close.addEventListener("click", () => this.choose(null));
+    const parts = [close, make("h3", {}, op.name), describe(op)];
     parts.push(...this.links("Reads results of", op.sources));
     parts.push(...this.links("Is read by", this.readers[this.chosen]));
     box.replaceChildren(...parts);
