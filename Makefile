@@ -64,17 +64,14 @@ test: setup browser ctest pytest
 pytest: setup browser
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# A browser for the tests of pages, from the system's packages where we may install those.
+# A browser for the tests of pages, from the system's packages where we may install those. Without
+# one the other tests still run, so this only says what is missing.
 browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	command -v google-chrome >/dev/null || { \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "installing chromium, which tests of pages need" && apt-get -qq update && \
-	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; \
-	  else \
-	    echo "tests of pages need Chromium or Chrome: install one, e.g. sudo apt-get install chromium"; \
-	    exit 1; \
-	  fi; }
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium" && \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; \
+	} || echo "tests of pages will fail: install Chromium, e.g. sudo apt-get install chromium"
 
 # The property tests on examples never tried before; what fails is kept and tried first next time.
 fuzz: setup

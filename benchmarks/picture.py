@@ -19,7 +19,7 @@ from top_tvm.page.data import page_data
 from top_tvm.terminal import progress_bars
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-WIDTH, HEIGHT = 1280, 1130
+WIDTH, HEIGHT, MARGIN = 1280, 1400, 24
 
 
 def main() -> None:
@@ -43,7 +43,10 @@ def main() -> None:
             tab.goto(path.as_uri())
             tab.evaluate("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
             picture = DOCS / f"timeline-{theme}.png"
-            tab.screenshot(path=picture)
+            graph = tab.locator("#graph").bounding_box()
+            assert graph is not None
+            height = graph["y"] + graph["height"] + MARGIN
+            tab.screenshot(path=picture, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
             tab.close()
             print(f"{picture}: {picture.stat().st_size / 1e3:.0f} kB")
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 
 import pytest
 
@@ -17,7 +18,7 @@ from top_tvm.replace_file import write_text
 from wired_model import wired_model
 
 MOST_BYTES = 5_000_000
-EVIL = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>&amp;"
+EVIL = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>&amp;\udc80"
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,11 @@ def assert_apart(found):
             assert min(bottom, other_bottom) - max(top, other_top) < 4, f"{text!r} over {other!r}"
 
 
+def is_inside(inner, outer):
+    _, left, top, right, bottom = inner
+    return outer[1] <= left and outer[2] <= top and right <= outer[3] and bottom <= outer[4]
+
+
 def test_memory_in_use_never_exceeds_the_arena(pages):
     for _, data in pages.values():
         for plan in data["plans"]:
@@ -146,6 +152,9 @@ def test_pages_show_every_op_and_no_text_overlaps(visit, pages, name, theme):
     )
     for _ in range(4):
         assert_apart(boxes(page, "#timeline text"))
+        bars = boxes(page, "#timeline .stages rect, #timeline rect.op")
+        for label in boxes(page, "#timeline text.on-op"):
+            assert any(is_inside(label, bar) for bar in bars), label
         page.locator("#timeline-in").click()
         frames(page)
     page.locator("#timeline-fit").click()
@@ -218,44 +227,46 @@ def test_choosing_an_op_marks_it_everywhere_with_its_neighbours(visit, pages):
     assert page.locator(".chosen").count() == 0
 
 
-def span(page):
-    """Width of all bars together: grows with the zoom."""
+def axis(page):
+    """Time at the first mark of the timeline, and time per pixel."""
     frames(page)
-    return page.evaluate(
-        """() => Math.max(...[...document.querySelectorAll("rect.op.measured")]
-             .map(bar => Number(bar.getAttribute("width"))))"""
+    marks = page.evaluate(
+        """() => {
+          const axis = document.querySelector("#timeline svg > g");
+          const texts = [...axis.querySelectorAll("text")].slice(1).map(t => Number(t.textContent));
+          const lines = [...axis.querySelectorAll("line")].map(line => line.x1.baseVal.value);
+          return lines.map((x, index) => [x, texts[index]]);
+        }"""
     )
+    (x, time), (last_x, last_time) = marks[0], marks[-1]
+    return time, (last_time - time) / (last_x - x)
 
 
 def test_the_timeline_zooms_and_moves_by_wheel_keys_and_pointer(visit, pages):
     page = visit(pages["inception"][0])
-    whole = span(page)
+    first, whole = axis(page)
+    assert first == 0
     area = page.locator("#timeline").bounding_box()
     centre = (area["x"] + area["width"] / 2, area["y"] + 120)
     page.mouse.move(*centre)
     page.mouse.wheel(0, -300)
-    wheeled = span(page)
-    assert wheeled > 2 * whole
-    page.locator("#timeline").focus()
-    page.keyboard.press("+")
-    assert span(page) > 1.3 * wheeled
-
-    def first_tick():
-        frames(page)
-        return page.locator("#timeline text").nth(1).text_content()
-
-    before = first_tick()
+    before, wheeled = axis(page)
+    assert before > 0 and wheeled < whole / 2
     page.mouse.down()
     page.mouse.move(centre[0] - 300, centre[1], steps=3)
     page.mouse.up()
-    after_drag = first_tick()
-    assert float(after_drag) > float(before)
+    dragged, scale = axis(page)
+    assert dragged > before and scale == pytest.approx(wheeled, rel=0.01)
     page.locator("#timeline").focus()
+    page.keyboard.press("+")
+    assert axis(page)[1] < 0.8 * wheeled
+    page.keyboard.press("-")
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
-    assert float(first_tick()) < float(after_drag)
+    moved, scale = axis(page)
+    assert moved < dragged and scale == pytest.approx(wheeled, rel=0.01)
     page.keyboard.press("0")
-    assert span(page) == pytest.approx(whole)
+    assert axis(page) == (0, pytest.approx(whole))
 
 
 def test_the_graph_shows_text_only_where_it_can_be_read(visit, pages):
@@ -358,6 +369,20 @@ def test_names_of_a_model_are_only_ever_text(visit, folder, small):
     assert page.locator("#op h3").text_content() == EVIL
     assert EVIL in page.locator("#tooltip").text_content()
     assert page.evaluate("window.broken") is None
+
+
+def test_a_page_without_any_run_shows_the_rest(visit, folder, small):
+    unknown = {"predicted_start_us": inf, "predicted_end_us": inf}
+    profiles = {b: tuple(replace(op, **unknown) for op in p) for b, p in small.profiles.items()}
+    path = folder / "no_run.html"
+    data = page_data(replace(small, profiles=profiles), not_measured="no such CPU")
+    path.write_text(render(data), encoding="utf-8")
+    page = visit(path)
+    assert "there is no timeline" in page.locator("#notice").text_content()
+    assert page.locator("rect.op").count() == 0
+    assert page.locator("#graph .node").count() == len(small.plans[1].calls)
+    page.locator("#operators tbody tr").first.click()
+    assert page.locator("#op h3").text_content() == small.plans[1].calls[0].op
 
 
 def test_a_page_without_a_measured_run_says_so_and_shows_the_predicted_one(visit, folder, small):

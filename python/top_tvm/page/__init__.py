@@ -63,7 +63,8 @@ def render(data: Mapping[str, Any]) -> str:
     script = f'"use strict";\n(() => {{\n{script}\n}})();'
     style = _asset("page.css")
     parts = {
-        "@TITLE@": html.escape(str(data["name"])),
+        # A name can hold what UTF-8 cannot.
+        "@TITLE@": html.escape(data["name"].encode(errors="replace").decode()),
         "@STYLE_HASH@": _hash(style),
         "@SCRIPT_HASH@": _hash(script),
         "@STYLE@": style,

@@ -5,6 +5,7 @@ const NODE_WIDTH = 164;
 const NODE_HEIGHT = 38;
 const LAYER_PITCH = 214;
 const ROW_PITCH = 50;
+const DESCRIPTION = 340;
 const STUB = 30;
 const BAND_MARGIN = 36;
 // Below the first scale the text of a box is one large line, below the second there is none.
@@ -149,10 +150,12 @@ class Graph {
     const { width, height } = this.size();
     const centre = { x: this.pen.left(op) + NODE_WIDTH / 2, y: this.pen.middle(op) };
     const at = { x: centre.x * this.scale + this.offset.x, y: centre.y * this.scale + this.offset.y };
-    const inside = at.x > 60 && at.x < width - 60 && at.y > 20 && at.y < height - 20;
+    // On the right stands the description of the op.
+    const inside = at.x > 60 && at.x < width - DESCRIPTION && at.y > 20 && at.y < height - 20;
     if (inside && this.scale >= NEAR) return;
     this.scale = Math.max(this.scale, 0.8);
-    this.offset = { x: width / 2 - centre.x * this.scale, y: height / 2 - centre.y * this.scale };
+    const middle = (width - Math.min(DESCRIPTION, width / 2)) / 2;
+    this.offset = { x: middle - centre.x * this.scale, y: height / 2 - centre.y * this.scale };
     this.redraw();
   }
 

@@ -60,13 +60,12 @@ class Page {
     this.graph.mark();
     this.table.mark();
     const box = byId("op");
-    if (this.chosen === null) {
-      const text = "No op is chosen. Click one in the timeline, the graph or the table.";
-      box.replaceChildren(make("p", { class: "empty" }, text));
-      return;
-    }
+    box.hidden = this.chosen === null;
+    if (this.chosen === null) return;
     const op = this.plan.ops[this.chosen];
-    const parts = [make("h3", {}, op.name), describe(op)];
+    const close = make("button", { type: "button", class: "close", "aria-label": "let go" }, "×");
+    close.addEventListener("click", () => this.choose(null));
+    const parts = [close, make("h3", {}, op.name), describe(op)];
     parts.push(...this.links("Reads results of", op.sources));
     parts.push(...this.links("Is read by", this.readers[this.chosen]));
     box.replaceChildren(...parts);
@@ -162,7 +161,10 @@ function showHeader() {
   select.disabled = data.plans.length === 1;
   const notice = byId("notice");
   notice.hidden = !data.not_measured;
-  notice.textContent = `Not measured: ${data.not_measured}. What follows is what the simulator predicts.`;
+  const predicted = data.plans.every((plan) => plan.ops.every((op) => op.predicted));
+  notice.textContent = `Not measured: ${data.not_measured}. ${predicted
+    ? "What follows is what the simulator predicts."
+    : "The file has no predicted run either, so there is no timeline."}`;
   const limit = (key, unit) => (data.roofline[key] === null ? "unknown" : `${data.roofline[key].toFixed(0)} ${unit}`);
   const versions = Object.entries(data.libraries).map(([name, version]) => `${name} ${version}`);
   byId("device").querySelector("dl").replaceWith(descriptions([
