@@ -14,6 +14,7 @@ JOBS ?= $(shell nproc)
 SANITIZERS ?= address thread
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CORRUPTION_ARGS ?=
 EXTRAS := compile,test,bench,lint,dev
 # Without importing tvm_ffi, which imports torch.
 FIND_TVM_FFI = 'import importlib.util as u; print(u.find_spec("tvm_ffi").submodule_search_locations[0])'
@@ -74,8 +75,11 @@ browser:
 	} || echo "tests of pages will fail: install Chromium, e.g. sudo apt-get install chromium"
 
 # The property tests on examples never tried before; what fails is kept and tried first next time.
+# Then damaged files, of which `make test` tries fewer: other ones with CORRUPTION_ARGS="--first N".
 fuzz: setup
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis $(PYTEST_ARGS)
+	$(BIN)/python tests/corruption.py top $(CORRUPTION_ARGS)
+	$(BIN)/python tests/corruption.py onnx $(CORRUPTION_ARGS)
 
 # All of ONNX's cases of single operators; fails if one gives wrong numbers or crashes.
 conformance: setup

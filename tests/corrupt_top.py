@@ -168,7 +168,7 @@ def sealed(parts: Parts) -> bytes:
             for name, part in writer.parts.items()
         }
         content = json.dumps(document).encode()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         content = parts.get("metadata.json", b"")
     if "metadata.json" in parts:
         writer.add("metadata.json", len(content), lambda _: (content,))

@@ -199,6 +199,55 @@ def test_invalid_plans_are_refused(change: Callable[[Plan], Plan], message: str)
         change(make_plan()).validate()
 
 
+LARGE = {
+    "dimensions": (
+        lambda p: with_tensor(p, 0, shape=(2**62,) * 33),
+        r"\('x'\): 33 dimensions; at most 32 are supported",
+    ),
+    "stride": (lambda p: with_tensor(p, 3, strides=(2**62 + 1,)), "strides .* are out of range"),
+    "arena": (
+        lambda p: replace(p, arena_bytes=2**40),
+        "arena_bytes is 1099511627776, more than its tensors can use",
+    ),
+    "calls": (lambda p: replace(p, calls=p.calls * 5_001), "20004 calls; at most 20000"),
+    "arguments": (
+        lambda p: with_call(p, 3, args=(4,) * 200_001),
+        "200008 arguments of calls; at most 200000",
+    ),
+    "waits": (lambda p: with_call(p, 3, waits=(2,) * 200_001), "200001 waits; at most 200000"),
+    "strided output": (
+        lambda p: replace(with_tensor(p, 3, shape=(4, 4), strides=(8, 1)), outputs=(3,)),
+        r"\('a.flat'\): has strides, but inputs and outputs are contiguous",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), LARGE.values(), ids=LARGE.keys())
+def test_what_would_take_long_or_much_memory_is_refused(
+    change: Callable[[Plan], Plan], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        change(make_plan()).validate()
+
+
+def test_a_kernel_writes_as_many_arguments_as_its_name_says() -> None:
+    plan = make_plan()
+
+    def renamed(symbol: str) -> Plan:
+        return replace(plan, kernels=(plan.kernels[0], Kernel("tvm", symbol)))
+
+    renamed("f_0123456789abcdef").validate()
+    renamed("f_to2").validate()  # not of the compiler
+    with pytest.raises(PlanError, match=r"\('f'\): num_outputs is 1, but its kernel writes 2"):
+        renamed("f_to2_0123456789abcdef").validate()
+
+
+def test_memory_in_too_many_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("top_tvm.plan_races._MAX_VISITS", 3)
+    with pytest.raises(PlanError, match="in more pieces than can be checked"):
+        make_plan().validate()
+
+
 def test_values_overwritten_before_their_last_use_are_found() -> None:
     # No race: everything is on one stream.
     plan = Plan(

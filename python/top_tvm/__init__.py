@@ -110,22 +110,27 @@ def build(
     PartitionError
         If an option is not one of those above.
     DeviceError
-        If this machine cannot compute in the precision.
+        If this machine cannot compute in the precision, or a kernel cannot be made or run.
     DependencyError
         If the compiler's packages are not installed.
     """
     with _compiler_needed():
         from top_tvm.compiler.build import build as compile_model
-    return compile_model(
-        model,
-        target=target,
-        partitioner=partitioner,
-        streams=streams,
-        batch_sizes=batch_sizes,
-        shapes=shapes,
-        precision=precision,
-        progress=progress,
-    )
+    try:
+        return compile_model(
+            model,
+            target=target,
+            partitioner=partitioner,
+            streams=streams,
+            batch_sizes=batch_sizes,
+            shapes=shapes,
+            precision=precision,
+            progress=progress,
+        )
+    except MemoryError as error:
+        raise DeviceError("not enough memory is left to build the model") from error
+    except RuntimeError as error:  # what the native half and TVM raise
+        raise DeviceError(f"the build failed: {error}") from error
 
 
 def estimate_memory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from top_tvm.errors import PlanError
@@ -12,6 +13,8 @@ from top_tvm.plan_races import check_races
 MAX_STREAMS = 1024
 MAX_BYTES = 2**62  # of one memory: sums of two sizes stay within 64 bits
 MAX_DIMENSIONS = 32
+# Kernels of the compiler: a name, the number of outputs when there are several, a hash.
+_SYMBOL = re.compile(r"(?:_to(\d{1,6}))?_[0-9a-f]{16}\Z")
 # Ten times what networks with thousands of operators have; the time of the checks is bounded by it.
 MAX_CALLS = 20_000
 MAX_TENSORS = 200_000
@@ -171,6 +174,14 @@ def _check_call(plan: Plan, index: int, call: Call) -> None:
         raise PlanError(
             f"{place}: num_outputs is {call.num_outputs}, expected 1 to {len(call.args)}"
         )
+    kernel = plan.kernels[call.kernel]
+    if kernel.library == "tvm" and (name := _SYMBOL.search(kernel.symbol)):
+        # A kernel writes what it was compiled to write, whatever a damaged plan says.
+        writes = int(name[1] or 1)
+        if call.num_outputs != writes:
+            raise PlanError(
+                f"{place}: num_outputs is {call.num_outputs}, but its kernel writes {writes}"
+            )
     _check_streams(plan, index, call)
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+_UNNAMED = os.O_TMPFILE
 _MODE = 0o666  # less the umask, as that of any file; the tempfile module's would be private
 # What file systems say that have no unnamed files, and kernels that do not know the flag.
 _NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
@@ -87,7 +88,7 @@ def remove_stale(path: Path) -> None:
 def _create(directory: Path, name: str, folder: int) -> tuple[int, bool]:
     """A new locked file, and whether it has its name yet."""
     try:
-        descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(directory, _UNNAMED | os.O_RDWR | os.O_CLOEXEC, _MODE)
     except OSError as error:
         if error.errno not in _NO_UNNAMED:
             raise

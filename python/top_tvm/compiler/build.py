@@ -19,7 +19,7 @@ from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
-from top_tvm.compiler.estimate import estimate_build
+from top_tvm.compiler.estimate import check_graph_memory, estimate_build
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.kernel_library import (
     MCPU_VARIABLE,
@@ -42,7 +42,7 @@ from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profil
 from top_tvm.compiler.session import Session
 from top_tvm.compiler.sources import Model, Source, import_source, open_source
 from top_tvm.device import host_name
-from top_tvm.errors import PartitionError
+from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
 from top_tvm.random_inputs import random_inputs
 from top_tvm.roofline import Roofline
@@ -254,8 +254,16 @@ def _compile_graph(
 ) -> Variant:
     imported = import_source(source, shapes, batch)
     pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
-    module = pipeline(imported.module)
-    extracted = extract(module, imported.inputs, imported.outputs)
+    try:
+        module = pipeline(imported.module)
+        extracted = extract(module, imported.inputs, imported.outputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, ZeroDivisionError) as error:
+        # TVM's passes raise what they like where a graph asks for something impossible.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"{imported.name}: cannot be compiled: {lines[-1] if lines else type(error).__name__}"
+        ) from error
+    check_graph_memory(extracted.graph, imported.name)
     return Variant(imported.batch, imported.name, module, extracted)
 
 

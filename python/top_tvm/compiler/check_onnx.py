@@ -18,6 +18,8 @@ from top_tvm.errors import ModelError
 
 # Smaller initializers stay in the skeleton: shapes, axes, repeats, that others follow from.
 _SMALL_BYTES = 1024
+# Operators that ONNX's strict inference takes for invalid, whatever their attributes.
+_NOT_INFERRED = {"MeanVarianceNormalization"}
 # Types that NumPy, the plan and kernels have.
 _TYPES = {
     *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
@@ -40,12 +42,15 @@ class GraphMemory:
         The largest tensor that a node computes,
     largest : str
         and its name and node, for messages; ``""`` when there is none.
+    shapes : dict of str to tuple of int
+        By name, of all tensors whose shape is known.
     """
 
     weights_bytes: int
     activations_bytes: int
     largest_bytes: int
     largest: str
+    shapes: dict[str, tuple[int, ...]]
 
 
 def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
@@ -59,6 +64,7 @@ def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
         If the graph is not valid, or would need more memory than there is.
     """
     _check_names(model.graph, name)
+    _check_omissions(model, name)
     _sort_nodes(model.graph, name)
     weights = {t.name: tensor_bytes(t.data_type, tuple(t.dims)) for t in model.graph.initializer}
     memory = _graph_memory(_inferred(_skeleton(model), name), weights, name)
@@ -105,12 +111,18 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
     """Add up a skeleton with inferred shapes; refuses shapes that no tensor can have."""
     graph = model.graph
     sizes: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    returned = {value.name for value in graph.output}
     makers = {output: node for node in graph.node for output in node.output}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        sizes[value.name] = _value_bytes(value, makers.get(value.name), name)
+        shape = _value_shape(value, makers.get(value.name), value.name in returned, name)
+        sizes[value.name] = 0
+        if shape is not None:
+            shapes[value.name] = shape
+            sizes[value.name] = tensor_bytes(value.type.tensor_type.elem_type, shape)
     inputs = {value.name for value in graph.input} - weights.keys()
     last_use = {entry: i for i, node in enumerate(graph.node) for entry in node.input}
-    kept = inputs | weights.keys() | {value.name for value in graph.output}
+    kept = inputs | weights.keys() | returned
     alive = peak = sum(sizes[entry] for entry in inputs)
     for index, node in enumerate(graph.node):
         alive += sum(sizes.get(output, 0) for output in node.output)
@@ -122,28 +134,32 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
     largest_bytes = sizes.get(largest, 0)
     if label:
         label += f" with {_gigabytes(largest_bytes)}"
-    return GraphMemory(sum(weights.values()), peak, largest_bytes, label)
+    return GraphMemory(sum(weights.values()), peak, largest_bytes, label, shapes)
 
 
-def _value_bytes(value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, name: str) -> int:
+def _value_shape(
+    value: onnx.ValueInfoProto, maker: onnx.NodeProto | None, is_output: bool, name: str
+) -> tuple[int, ...] | None:
     place = f"{name}: {value.name!r:.80}"
     if maker is not None:
         place += f" of {describe_node(maker)}"
     if not value.type.HasField("tensor_type"):
-        if value.type.WhichOneof("value") is None:  # not inferred
-            return 0
-        raise ModelError(f"{place}: is no tensor, but a {value.type.WhichOneof('value')}")
+        kind = value.type.WhichOneof("value")
+        # None: not inferred. Inside a graph, TVM's importer resolves sequences.
+        if kind is None or (maker is not None and not is_output):
+            return None
+        raise ModelError(f"{place}: is no tensor, but a {kind}")
     tensor = value.type.tensor_type
-    kind = type_name(tensor.elem_type)
-    if kind not in _TYPES and tensor.elem_type:
-        raise ModelError(f"{place}: tensors of {kind} are not supported")
+    element = type_name(tensor.elem_type)
+    if element not in _TYPES and tensor.elem_type:
+        raise ModelError(f"{place}: tensors of {element} are not supported")
     dims = tensor.shape.dim
     if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
-        return 0
+        return None
     shape = tuple(dim.dim_value for dim in dims)
     if len(shape) > MAX_DIMENSIONS or any(extent < 0 for extent in shape):
         raise ModelError(f"{place}: {shape!s:.80} is not a shape")
-    return tensor_bytes(tensor.elem_type, shape)
+    return shape
 
 
 def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -153,13 +169,14 @@ def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     tensors = [o.type.tensor_type for o in model.graph.output if o.type.HasField("tensor_type")]
     for tensor in tensors:
         tensor.shape.SetInParent()  # the checker insists on one
+    strict = not any(node.op_type in _NOT_INFERRED for node in model.graph.node)
     try:
         onnx.checker.check_model(model)
         for tensor in tensors:
             # Exporters at times declare another shape than follows, which nobody else minds.
             tensor.ClearField("shape")
         return onnx.shape_inference.infer_shapes(
-            model, check_type=True, strict_mode=True, data_prop=True
+            model, check_type=True, strict_mode=strict, data_prop=True
         )
     except (
         onnx.checker.ValidationError,
@@ -197,6 +214,26 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
     for value in graph.output:
         if value.name not in known:
             raise ModelError(f"{name}: output {value.name!r:.80} is computed by no node")
+
+
+def _check_omissions(model: onnx.ModelProto, name: str) -> None:
+    """Refuse nodes without an input that they need, which ONNX's checker does not mind."""
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    local = {(function.domain, function.name) for function in model.functions}
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    for node in model.graph.node:
+        if "" not in node.input or (node.domain, node.op_type) in local:
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain)
+        except onnx.defs.SchemaError:
+            continue  # of another domain
+        for position, entry in enumerate(node.input):
+            formal = schema.inputs[min(position, len(schema.inputs) - 1)]
+            if not entry and formal.option != optional:
+                raise ModelError(
+                    f"{name}: {describe_node(node)}: its input {formal.name!r} is missing"
+                )
 
 
 def _sort_nodes(graph: onnx.GraphProto, name: str) -> None:

@@ -10,6 +10,7 @@ import onnx
 
 from top_tvm.compiler.check_onnx import check_model
 from top_tvm.compiler.frontend import check_operators, fix_shapes
+from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.read_onnx import load_onnx
 from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
@@ -76,3 +77,26 @@ def estimate_build(
             "fewer or smaller batches, or on a larger machine"
         )
     return estimated
+
+
+def check_graph_memory(graph: OpGraph, name: str) -> None:
+    """Refuse an op graph whose ops cannot be given their tensors: the last check before they run.
+
+    The shapes of some tensors are only known once TVM has imported a model.
+
+    Raises
+    ------
+    ModelError
+        Naming the op.
+    """
+    kept = sum(s.nbytes for s in graph.storages if s.kind != "intermediate")
+    limit = memory_limit_bytes()
+    for op in graph.ops:
+        storages = {graph.values[value].storage for value in (*op.inputs, *op.outputs)}
+        used = (graph.storages[index] for index in storages)
+        needed = kept + sum(s.nbytes for s in used if s.kind == "intermediate")
+        if needed > limit:
+            raise ModelError(
+                f"{name}: op {op.name!r} ({op.origin}) needs {needed / 1e9:.3g} GB of memory with "
+                f"weights, inputs and outputs, this machine has {limit / 1e9:.1f} GB"
+            )

@@ -157,12 +157,14 @@ class _Extractor:
     def _call_tir(self, var: relax.Var, call: relax.Call) -> Any:
         name = call.args[0]
         function = self.module[name]
-        symbol = self._keep(name.name_hint, function)
+        tuple_type = isinstance(var.ty, relax.TupleType)
+        types = list(var.ty.fields) if tuple_type else [var.ty]
+        # Which arguments a kernel writes: plans are checked against the name, see plan_check.py.
+        writes = f"_to{len(types)}" if len(types) > 1 else ""
+        symbol = self._keep(name.name_hint + writes, function)
         if function.attrs.get(CONCAT_ATTRIBUTE):
             self.concats.add(len(self.ops))
         arguments = tuple(self._resolve(argument) for argument in call.args[1].fields)
-        tuple_type = isinstance(var.ty, relax.TupleType)
-        types = list(var.ty.fields) if tuple_type else [var.ty]
         kernel = Kernel("tvm", symbol, {}, moldable=_is_parallel(function.body))
         stem = re.sub(r"\d+$", "", name.name_hint)
         flops = int(function.attrs.get(FLOPS_ATTRIBUTE, 0)) if function.attrs else 0

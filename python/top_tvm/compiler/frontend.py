@@ -157,5 +157,6 @@ def import_onnx(
     outputs = tuple(value.name for value in model.graph.output)
     inputs = tuple(value.name for value in runtime_inputs(model))
     check_operators(model, name)
-    check_model(model, name)
-    return Imported(convert_graph(model, name), name, inputs, outputs, fixed_batch)
+    inferred = check_model(model, name)
+    module = convert_graph(model, name, inferred.shapes)
+    return Imported(module, name, inputs, outputs, fixed_batch)

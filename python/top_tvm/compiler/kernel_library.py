@@ -36,6 +36,8 @@ _LLVM_NAMES = {
     **{"asimd": "neon", "asimdhp": "fullfp16", "asimddp": "dotprod"},
 }
 MCPU_VARIABLE = "TOP_TVM_MCPU"
+# For object file, library and what the linker keeps meanwhile; kernels have some 10 kB.
+_ROOM_BYTES, _ROOM_BYTES_PER_KERNEL = 10_000_000, 100_000
 
 
 def used_features(target: tvm.target.Target, precision: str = "fp32") -> tuple[str, ...]:
@@ -96,12 +98,12 @@ def compile_kernels(prim_funcs: Mapping[str, tirx.PrimFunc], target: tvm.target.
         for symbol, function in prim_funcs.items()
     }
     try:
-        with scratch_folder() as folder:
+        with scratch_folder(_ROOM_BYTES + len(functions) * _ROOM_BYTES_PER_KERNEL) as folder:
             path = folder / "kernels.so"
             executable = tvm.compile(tvm.IRModule(functions), target=target)
             executable.export_library(str(path), workspace_dir=str(folder))
             library = path.read_bytes()
-    except (RuntimeError, subprocess.SubprocessError) as error:
+    except (RuntimeError, ValueError, TypeError, subprocess.SubprocessError) as error:
         raise ModelError(f"the kernels cannot be compiled for {target}: {error}") from error
     except OSError as error:
         raise DeviceError(

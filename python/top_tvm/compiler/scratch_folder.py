@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,9 +18,21 @@ _STALE_SECONDS = 60.0
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A new folder that goes with the block; those of processes that were killed go first."""
-    _remove_stale(Path(tempfile.gettempdir()))
+def scratch_folder(nbytes: int) -> Iterator[Path]:
+    """A new folder that goes with the block; those of processes that were killed go first.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, or there is no room for so many bytes: LLVM ends the whole process
+        when it cannot write a file.
+    """
+    parent = Path(tempfile.gettempdir())
+    _remove_stale(parent)
+    free = shutil.disk_usage(parent).free
+    if free < nbytes:
+        message = f"{free / 1e6:.0f} MB are free, some {nbytes / 1e6:.0f} MB are needed"
+        raise OSError(errno.ENOSPC, message, str(parent))
     with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
         lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
         try:

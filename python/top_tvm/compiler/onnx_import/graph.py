@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from top_tvm.compiler.onnx_import.node import (
     shape_of,
 )
 from top_tvm.compiler.onnx_import.order import needed_nodes
+from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
 from top_tvm.plan import DTYPE_BYTES
 
@@ -37,7 +39,9 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 _MAX_DEPTH = 16  # of functions that call functions
 
 
-def convert_graph(model: onnx.ModelProto, name: str) -> tvm.IRModule:
+def convert_graph(
+    model: onnx.ModelProto, name: str, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> tvm.IRModule:
     """Convert a model whose inputs have static shapes.
 
     Parameters
@@ -46,6 +50,8 @@ def convert_graph(model: onnx.ModelProto, name: str) -> tvm.IRModule:
         Checked by :func:`unsupported_operators`.
     name : str
         Of the model, for messages.
+    shapes : mapping of str to tuple of int, optional
+        What ONNX's shape inference found, by name: what nodes are converted to must agree.
 
     Returns
     -------
@@ -59,7 +65,8 @@ def convert_graph(model: onnx.ModelProto, name: str) -> tvm.IRModule:
     """
     builder = relax.BlockBuilder()
     opsets = opset_versions(model.opset_import)
-    walk = _Walk(name, builder, {(f.domain, f.name): f for f in model.functions})
+    functions = {(f.domain, f.name): f for f in model.functions}
+    walk = _Walk(name, builder, functions, shapes or {})
     values: ChainMap[str, Value] = ChainMap()
     if model.graph.sparse_initializer:
         raise ModelError(f"{name}: sparse initializers are not supported; store them densely")
@@ -144,6 +151,7 @@ class _Walk:
     model: str
     builder: relax.BlockBuilder
     functions: Mapping[tuple[str, str], onnx.FunctionProto]
+    shapes: Mapping[str, tuple[int, ...]]  # of the outermost graph
     unrolled: UnrolledNodes = field(default_factory=UnrolledNodes)
 
     def convert(self, proto: onnx.NodeProto, scope: _Scope) -> None:
@@ -179,6 +187,13 @@ class _Walk:
             raise ModelError(f"{label}: its output {name!r} is not supported")
         if name in scope.values.maps[0]:
             raise ModelError(f"{label}: its output {name!r} exists already")
+        found = result.shape if isinstance(result, np.ndarray) else shape_of(result)
+        expected = self.shapes.get(name, found) if scope.depth == 0 else found
+        if found != expected:
+            raise ModelError(
+                f"{label}: became a tensor of shape {found}, where ONNX's shape inference finds "
+                f"{expected} for {name!r}: please report this as a defect of top_tvm"
+            )
         scope.values[name] = result
 
     def _function(
@@ -312,6 +327,13 @@ def _check_type(value: Expr, label: str) -> None:
         raise ModelError(f"{label}: its result has no shape that is known when the model is built")
     if dtype_of(value) not in DTYPE_BYTES:
         raise ModelError(f"{label}: values of type {dtype_of(value)} are not supported")
+    # Even a tensor that fusion would avoid: a loop over it would not end.
+    nbytes = math.prod(shape_of(value)) * DTYPE_BYTES[dtype_of(value)]
+    if nbytes > memory_limit_bytes():
+        raise ModelError(
+            f"{label}: its result of shape {shape_of(value)!s:.200} takes {nbytes / 1e9:.1f} GB, "
+            f"this machine has {memory_limit_bytes() / 1e9:.1f} GB of memory"
+        )
 
 
 def _type_proto(value: Value) -> onnx.TypeProto:
