@@ -1,4 +1,5 @@
-# make demo | test | fuzz | lint | bench-cpu | clean. Each sets up .venv by itself; nothing is installed elsewhere.
+# make demo | test | fuzz | conformance | lint | bench-cpu | picture | clean. Each sets up .venv by itself; nothing
+# is installed elsewhere, but for the Chromium that tests and pictures of pages need: see the target browser.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
 #
 #   make test PYTHON=python3.12            another interpreter, for a new .venv
@@ -29,7 +30,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test pytest fuzz ctest lint format bench-cpu setup clean
+.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu picture browser setup clean
 .DEFAULT_GOAL := test
 
 # Two makes in a row, because installing also builds the native module: the second sees that.
@@ -55,17 +56,34 @@ demo: setup
 bench-cpu: setup
 	$(BIN)/python benchmarks/cpu $(BENCH_ARGS)
 
-test: setup ctest pytest
+# The pictures of the README, from a page that is made here and now.
+picture: setup browser
+	PYTHONPATH=tests $(BIN)/python benchmarks/picture.py
 
-pytest: setup
+test: setup browser ctest pytest
+
+pytest: setup browser
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A browser for the tests of pages, from the system's packages where we may install those. Without
+# one the other tests still run, so this only says what is missing.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	command -v google-chrome >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium" && \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; \
+	} || echo "tests of pages will fail: install Chromium, e.g. sudo apt-get install chromium"
 
 # The property tests on examples never tried before; what fails is kept and tried first next time.
 # Then damaged files, of which `make test` tries fewer: other ones with CORRUPTION_ARGS="--first N".
 fuzz: setup
-	$(BIN)/python -m pytest --hypothesis-profile=default -m hypothesis $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis $(PYTEST_ARGS)
 	$(BIN)/python tests/corruption.py top $(CORRUPTION_ARGS)
 	$(BIN)/python tests/corruption.py onnx $(CORRUPTION_ARGS)
+
+# All of ONNX's cases of single operators; fails if one gives wrong numbers or crashes.
+conformance: setup
+	$(BIN)/python tests/conformance.py --table docs/conformance.md --only wrong,crashed
 
 # The C++ tests once as they are and once per sanitizer.
 ctest: $(addprefix ctest-,plain $(SANITIZERS))

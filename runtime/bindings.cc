@@ -44,6 +44,7 @@ OutputArray aligned_empty(const std::vector<int64_t>& shape, DLDataType dtype) {
 }
 
 bool is_contiguous(const InputArray& array) {
+  if (array.size() == 0) return true;  // whatever its strides
   int64_t expected = 1;
   for (size_t axis = array.ndim(); axis-- > 0;) {
     if (array.shape(axis) > 1 && array.stride(axis) != expected) return false;

@@ -8,15 +8,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import PartitionProblem, Placement, Schedule
-
-# Tests judge results, never the machine's speed.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 Edges = tuple[tuple[int, int], ...]
 

@@ -71,7 +71,7 @@ def make_artifact(seed: int = 0) -> Artifact:
         plans={4: make_plan(4), 1: make_plan(1)},
         profiles={
             1: (
-                OpProfile("f", 30, 96, 1.5, 0.75, "MatMul_0"),
+                OpProfile("f", 30, 96, 1.5, 0.75, "MatMul_0", 0.5, 2.25),
                 OpProfile("g", 0, 0, 0.25, float("inf"), ""),
             )
         },
@@ -254,12 +254,12 @@ SEALED = {
         "it has no format version",
     ),
     "newer": (
-        lambda parts: update_metadata(parts, format=3, novelty=1),
-        "format version 3 is newer than 2, .*: upgrade top_tvm",
+        lambda parts: update_metadata(parts, format=4, novelty=1),
+        "format version 4 is newer than 3, .*: upgrade top_tvm",
     ),
     "older": (
-        lambda parts: update_metadata(parts, format=1),
-        "format version 1 is no longer read: build the model again",
+        lambda parts: update_metadata(parts, format=2),
+        "format version 2 is no longer read: build the model again",
     ),
     "unknown key": (
         lambda parts: update_metadata(parts, novelty=1),

@@ -144,9 +144,26 @@ def test_impossible_options_are_refused(options, message):
         top_tvm.build(small_model(), **options)
 
 
-def test_model_without_any_operator_is_refused():
-    with pytest.raises(top_tvm.ModelError, match="nothing to run"):
-        top_tvm.build(make([helper.make_node("Identity", ["x"], ["y"])], ["y"]))
+@pytest.mark.parametrize("partitioner", ["auto", "sequential", "greedy", "list", "ios"])
+def test_model_without_any_call(partitioner, tmp_path):
+    """Outputs that are an input, twice, in another shape, or a constant."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["y"]),
+        helper.make_node("Identity", ["x"], ["again"]),
+        helper.make_node("Flatten", ["x"], ["flat"], axis=0),
+        helper.make_node("Shape", ["x"], ["shape"]),
+    ]
+    model = make(nodes, ["y", "again", "flat", "shape", "x"])
+    executable = top_tvm.build(model, partitioner=partitioner)
+    executable.save(tmp_path / "copy.top")
+    x = random(2, 6)
+    for built in (executable, top_tvm.load(tmp_path / "copy.top")):
+        results = built.run({"x": x})
+        for name in ("y", "again", "x"):
+            np.testing.assert_array_equal(results[name], x)
+        np.testing.assert_array_equal(results["flat"], x.reshape(1, 12))
+        np.testing.assert_array_equal(results["shape"], [2, 6])
+        assert results["shape"].dtype == np.int64
 
 
 def test_auto_never_keeps_a_plan_that_measured_slower_than_sequential(monkeypatch):

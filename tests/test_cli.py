@@ -98,16 +98,20 @@ def test_random_inputs_depend_on_the_seed_only(cli, compiled, tmp_path):
     assert (first != scores(2)).any()
 
 
-def test_run_writes_a_trace_of_every_call(cli, compiled, tmp_path):
+def test_run_writes_a_trace_of_every_call_of_every_run(cli, compiled, tmp_path):
     trace = tmp_path / "trace.json"
-    code, _, _ = cli("run", compiled[1], "--random-input", "--batch", 2, "--trace", trace)
+    options = ("--random-input", "--batch", 2, "--repeat", 3, "--trace", trace)
+    code, _, _ = cli("run", compiled[1], *options)
     assert code == 0
     plan = top_tvm.load(compiled[1]).artifact.plans[2]
     events = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "X"]
-    assert {event["name"] for event in events} == {call.op for call in plan.calls}
+    runs = [event["name"] for event in events if event["cat"] == "run"]
+    assert runs == ["run 0", "run 1", "run 2"]
+    ops = [event for event in events if event["cat"] != "run"]
+    assert {event["name"] for event in ops} == {call.op for call in plan.calls}
     spans = sum(plan.streams if call.threads > 1 else 1 for call in plan.calls)
-    assert len(events) == spans
-    assert all(event["dur"] >= 0 and 0 <= event["tid"] < plan.streams for event in events)
+    assert len(ops) == 3 * spans
+    assert all(event["dur"] >= 0 for event in events)
 
 
 def test_inspect_describes_plans_variants_and_memory(cli, compiled):

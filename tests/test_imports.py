@@ -13,7 +13,7 @@ from small_model import small_model
 
 PACKAGE = Path(top_tvm.__file__).parent
 HEAVY = (
-    *("torch", "dgl", "onnx", "onnxslim", "onnxruntime", "openvino", "tvm", "tvm_ffi"),
+    *("torch", "dgl", "onnx", "onnxruntime", "openvino", "tvm", "tvm_ffi"),
     "ml_dtypes",
 )
 
@@ -38,7 +38,9 @@ GROUND = frozenset(
         "weights",
     }
 )
-ON_TOP = frozenset({"", "cli", "cli_options", "compare", "report", "terminal"})
+ON_TOP = frozenset(
+    {"", "cli", "cli_options", "compare", "doctor", "page", "report", "terminal", "trace"}
+)
 MAY_IMPORT = {
     "ground": {"ground"},
     "runtime": {"ground", "runtime"},

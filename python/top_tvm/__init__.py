@@ -29,6 +29,8 @@ from top_tvm.errors import (
 
 if TYPE_CHECKING:
     import onnx
+    import tvm
+    from torch.export import ExportedProgram
 
     from top_tvm.runtime.executable import Executable
 
@@ -51,11 +53,11 @@ __all__ = [
     "load",
 ]
 
-_COMPILER_PACKAGES = frozenset({"ml_dtypes", "onnx", "onnxslim", "torch", "tvm"})
+_COMPILER_PACKAGES = frozenset({"ml_dtypes", "onnx", "torch", "tvm"})
 
 
 def build(
-    model: str | Path | bytes | onnx.ModelProto,
+    model: str | Path | bytes | onnx.ModelProto | ExportedProgram | tvm.IRModule,
     *,
     target: str = "cpu",
     partitioner: str = "auto",
@@ -65,15 +67,18 @@ def build(
     precision: str = "fp32",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Executable:
-    """Compile an ONNX model into a multi-stream executable for this machine.
+    """Compile a model into a multi-stream executable for this machine.
 
     Operators are fused, compiled and measured one by one; then a partitioner places them on the
     streams.
 
     Parameters
     ----------
-    model : str, Path, bytes or onnx.ModelProto
-        The model; next to a path, external data is found, too.
+    model : str, Path, bytes, onnx.ModelProto, torch.export.ExportedProgram or tvm.IRModule
+        An ONNX model, an exported program of PyTorch, or a Relax module. A path is that of an ONNX
+        file, next to which external data is found, too, or of a file that ``torch.export.save``
+        wrote (``.pt2``): PyTorch may execute code that it finds there, so give only files that you
+        trust. Neither is changed.
     target : str
         ``"cpu"``.
     partitioner : {"auto", "sequential", "greedy", "list", "ios"}

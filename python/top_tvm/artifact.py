@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,7 +26,7 @@ from top_tvm.roofline import Roofline
 from top_tvm.strict_json import StrictJSONError, decode, encode, parse
 from top_tvm.weights import Array, decode_weights, encode_weights, encoded_bytes
 
-ARTIFACT_FORMAT = 2
+ARTIFACT_FORMAT = 3
 
 _WEIGHTS = "weights.safetensors"
 _KERNELS = "kernels.so"
@@ -47,7 +48,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class OpProfile:
-    """What one op was measured to cost, alone on the device.
+    """What one op was measured to cost, alone on the device, and when a run should come to it.
 
     Attributes
     ----------
@@ -59,6 +60,9 @@ class OpProfile:
         Time in microseconds on one thread and on all; infinite where there is no such form.
     origin : str
         The ONNX nodes or Relax operators that the op came from.
+    predicted_start_us, predicted_end_us : float
+        When the simulator has it run under the plan, in microseconds since the run was requested;
+        infinite where that is not known.
     """
 
     name: str
@@ -67,6 +71,8 @@ class OpProfile:
     single_us: float
     gang_us: float
     origin: str
+    predicted_start_us: float = math.inf
+    predicted_end_us: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -173,11 +179,18 @@ def save(artifact: Artifact, path: str | PathLike[str]) -> None:
         raise ArtifactError(f"{path}: not saved: {error}") from error
 
 
-def load(path: str | PathLike[str]) -> Artifact:
+def load(path: str | PathLike[str], *, any_cpu: bool = False) -> Artifact:
     """Read and check an artifact; its constants are mapped into memory, not copied.
 
     The file may be replaced (by :func:`save` or a rename) while the artifact is in use, but must
     not be changed in place.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    any_cpu : bool
+        Also read files for CPUs with more than this one has, to look at what must not run here.
 
     Raises
     ------
@@ -194,7 +207,7 @@ def load(path: str | PathLike[str]) -> Artifact:
             if not file.read(1):
                 raise ArtifactError("the file is empty")
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            return _read(data, file)
+            return _read(data, file, any_cpu)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read: {error.strerror or error}") from error
     except (ArtifactError, PlanError) as error:
@@ -213,7 +226,7 @@ def _write(artifact: Artifact, writer: Writer) -> None:
     _write_bytes(writer, METADATA, _to_json(_Document(artifact.metadata, digests)))
 
 
-def _read(data: memoryview, file: IO[bytes]) -> Artifact:
+def _read(data: memoryview, file: IO[bytes], any_cpu: bool) -> Artifact:
     parts = open_sealed(data, file)
     if METADATA not in parts:
         raise ArtifactError(f"damaged, or not a .top file: it has no {METADATA}")
@@ -224,7 +237,7 @@ def _read(data: memoryview, file: IO[bytes]) -> Artifact:
     description = _decode(METADATA, _Document, document)
     metadata = description.metadata
     missing = missing_features(metadata.cpu_features)
-    if missing:
+    if missing and not any_cpu:
         raise ArtifactError(
             f"this machine's CPU lacks {', '.join(missing)}, which the kernels use: build the "
             "model on this machine"
@@ -297,7 +310,8 @@ def _check_consistency(artifact: Artifact) -> None:
         if batch not in artifact.plans:
             raise ArtifactError(f"profile for batch {batch}: there is no such plan")
         for op in profile:
-            numbers = (op.flops, op.nbytes, op.single_us, op.gang_us)
+            times = (op.single_us, op.gang_us, op.predicted_start_us, op.predicted_end_us)
+            numbers = (op.flops, op.nbytes, *times)
             if not all(number >= 0 for number in numbers):  # nor NaN
                 raise ArtifactError(
                     f"profile for batch {batch}: op {op.name!r} has costs {numbers}"

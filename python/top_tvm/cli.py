@@ -26,13 +26,14 @@ from top_tvm.cli_options import (
     parse_shapes,
     unique_names,
 )
-from top_tvm.errors import InputError, TopTVMError
+from top_tvm.errors import DeviceError, InputError, TopTVMError
 from top_tvm.terminal import print_json, print_table, progress_bars
 
 # NumPy, rich and the rest are imported by the commands that need them: --help is immediate.
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from top_tvm.artifact import Artifact
     from top_tvm.compare import System
     from top_tvm.runtime.executable import Executable
 
@@ -59,9 +60,12 @@ _BENCH_COLUMNS = {
     "error": "error",
 }
 
+# Enough to see whether runs differ, few enough for the viewers.
+_MOST_TRACED_RUNS = 10
+
 app = typer.Typer(
     name="top-tvm",
-    help="Compile ONNX models into multi-stream executables, run them and compare them.",
+    help="Compile models into multi-stream executables, run them and compare them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -85,6 +89,14 @@ def _examples(*lines: str) -> str:
 
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+BuildArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An ONNX file, or a .pt2 file of torch.export.save; loading the latter can execute "
+        "code in it, so use only those that you trust.",
+    ),
+]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE.top", help="A compiled model.")]
 ShapeOption = Annotated[
     list[str] | None,
@@ -106,12 +118,13 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the random inpu
 @app.command(
     epilog=_examples(
         "top-tvm build squeezenet.onnx -o squeezenet.top",
+        "top-tvm build mobilenet.pt2 -o mobilenet.top",
         "top-tvm build bert.onnx -o bert.top --shape ids=1,128 --shape mask=1,128",
         "top-tvm build resnet.onnx -o resnet.top --batch 1,4 --streams 4 --partitioner ios --json",
     )
 )
 def build(
-    model: ModelArgument,
+    model: BuildArgument,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE.top", help="Result.")],
     target: Annotated[str, typer.Option(help="What to compile for: cpu.")] = "cpu",
     partitioner: Annotated[
@@ -126,7 +139,7 @@ def build(
     precision: PrecisionOption = "fp32",
     as_json: JsonOption = False,
 ) -> None:
-    """Compile an ONNX model into a file that `top-tvm run` executes."""
+    """Compile a model into a file that `top-tvm run` executes."""
     from top_tvm.report import describe_plan
 
     check_file(model)
@@ -188,7 +201,7 @@ def run(
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs, after two for warm-up.")] = 10,
     trace: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a timeline for ui.perfetto.dev.")
+        str | None, typer.Option(metavar="FILE", help="Write up to ten runs for ui.perfetto.dev.")
     ] = None,
     output: Annotated[
         str | None, typer.Option(metavar="OUT.npz", help="Write the outputs.")
@@ -205,7 +218,7 @@ def run(
     if output is not None:
         _write_npz(Path(output), outputs)
     if trace is not None:
-        _write_trace(Path(trace), executable, arrays)
+        _write_trace(trace, executable, arrays, repeat)
     latency_us = {
         "median": float(np.median(times_us)),
         "min": float(times_us.min()),
@@ -226,18 +239,44 @@ def run(
     )
 
 
-@app.command(epilog=_examples("top-tvm inspect squeezenet.top", "top-tvm inspect m.top --json"))
-def inspect(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Show the plans of a compiled model: stages, groups, operators and their times."""
-    from top_tvm.report import describe_artifact
+@app.command(
+    epilog=_examples(
+        "top-tvm inspect squeezenet.top",
+        "top-tvm inspect squeezenet.top --html page.html   # timeline, graph, memory",
+        "top-tvm inspect m.top --json",
+    )
+)
+def inspect(
+    file: FileArgument,
+    html: Annotated[
+        str | None,
+        typer.Option(metavar="PAGE.html", help="Run the model and write a page that shows how."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the plans of a compiled model: stages, groups, operators and their times.
 
-    executable = top_tvm.load(file)
-    described = describe_artifact(executable.artifact)
+    Files for other CPUs can be inspected, too; their page shows what was predicted.
+    """
+    from top_tvm.artifact import load
+    from top_tvm.report import describe_artifact
+    from top_tvm.runtime.plan_view import view_plan
+
+    artifact = load(file, any_cpu=True)
+    described = describe_artifact(artifact)
+    if html is not None:
+        _write_page(html, artifact)
     if as_json:
         print_json(described)
         return
-    for plan in described["plans"]:
-        sys.stdout.write(f"{executable.plan(batch=plan['batch'])}\n\n")
+    if html is not None:
+        sys.stdout.write(
+            f"{html}: {Path(html).stat().st_size / 1e6:.1f} MB; open it in a browser\n"
+        )
+        return
+    for batch, plan in sorted(artifact.plans.items()):
+        view = view_plan(plan, artifact.profiles.get(batch, ()), artifact.metadata.roofline)
+        sys.stdout.write(f"{view}\n\n")
     total, weights = described["memory_bytes"] / 1e6, described["weights_bytes"] / 1e6
     sys.stdout.write(
         f"{described['name']}, by {described['creator']} for {described['target']}: "
@@ -325,6 +364,23 @@ def bench(
     print_table(title, _BENCH_COLUMNS, records)
 
 
+@app.command(epilog=_examples("top-tvm doctor", "top-tvm doctor --json"))
+def doctor(as_json: JsonOption = False) -> None:
+    """Show versions, CPU features, kernel libraries and caches; fails if something is broken."""
+    from top_tvm.doctor import examine
+
+    report = examine()
+    if as_json:
+        print_json(report)
+    else:
+        for finding in report["findings"]:
+            sys.stdout.write(f"{finding['status']:8} {finding['what']:16} {finding['detail']}\n")
+            if finding["advice"]:
+                sys.stdout.write(f"{'':25} -> {finding['advice']}\n")
+    if report["status"] == "problem":
+        raise typer.Exit(1)
+
+
 def _read_inputs(
     executable: Executable, options: Sequence[str], random: bool, seed: int, batch: int | None
 ) -> dict[str, Array]:
@@ -364,13 +420,30 @@ def _write_npz(path: Path, outputs: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
-def _write_trace(path: Path, executable: Executable, arrays: Mapping[str, Array]) -> None:
-    from top_tvm.report import trace_events
+def _write_page(path: str, artifact: Artifact) -> None:
+    from top_tvm.device import host_description
+    from top_tvm.page import measure, render
+    from top_tvm.page.data import page_data
+    from top_tvm.replace_file import write_text
+
+    try:
+        timelines, device, problem = measure(artifact), host_description(), ""
+    except DeviceError as error:
+        timelines, device, problem = {}, "", str(error)
+    data = page_data(artifact, timelines, device=device, not_measured=problem)
+    write_text(path, render(data))
+
+
+def _write_trace(path: str, executable: Executable, arrays: Mapping[str, Array], runs: int) -> None:
+    from top_tvm.replace_file import write_text
+    from top_tvm.trace import trace_events
 
     plan = next(
         plan
         for plan in executable.artifact.plans.values()
         if all(arrays[t.storage].shape == t.shape for t in (plan.tensors[i] for i in plan.inputs))
     )
-    times_us = executable.timeline(arrays, repeats=1)
-    path.write_text(json.dumps(trace_events(plan, times_us[0])) + "\n")
+    profiles = executable.artifact.profiles.get(plan.batch, ())
+    times_us = executable.timeline(arrays, repeats=min(runs, _MOST_TRACED_RUNS))
+    events = trace_events(executable.artifact.metadata.name, plan, times_us, profiles)
+    write_text(path, json.dumps(events) + "\n")

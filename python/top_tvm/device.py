@@ -52,6 +52,14 @@ def host_name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
+def host_description() -> str:
+    """What this machine calls its CPU, for people: ``"Intel(R) Xeon(R) 8481C, 4 cores"``."""
+    fields = _cpuinfo()
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    cores = usable_cores()
+    return f"{name}, {cores} core{'s'[: cores - 1]}"
+
+
 def usable_cores() -> int:
     """Cores that this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -59,6 +59,18 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file that is there as a whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an existing one is as it was.
+    """
+    with replacing(Path(path)) as file:
+        file.write(text.encode())
+
+
 def remove_stale(path: Path) -> None:
     """Remove what killed processes left when they wanted to replace ``path``."""
     for entry in os.scandir(path.parent):

@@ -1,4 +1,4 @@
-"""What there is to say about an artifact and a run, as plain data that can become JSON."""
+"""What there is to say about an artifact, as plain data that can become JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import re
 from dataclasses import asdict
 from typing import Any
-
-import numpy.typing as npt
 
 from top_tvm.artifact import Artifact
 from top_tvm.plan import Kernel, Plan
@@ -110,44 +108,3 @@ def _variant(plan: dict[str, Any]) -> dict[str, Any]:
         "period_us": period_us,
         "capacity_per_s": plan["batch"] / period_us * 1e6 if period_us else None,
     }
-
-
-def trace_events(plan: Plan, times_us: npt.NDArray[Any]) -> dict[str, Any]:
-    """One run as a trace that https://ui.perfetto.dev and chrome://tracing open.
-
-    Parameters
-    ----------
-    plan : Plan
-        The plan that ran.
-    times_us : numpy.ndarray
-        Shape (calls, 2): start and end of every call in microseconds.
-    """
-    events: list[dict[str, Any]] = [
-        _thread_name(stream, f"stream {stream}") for stream in range(plan.streams)
-    ]
-    for call, (start_us, end_us) in zip(plan.calls, times_us.tolist(), strict=True):
-        kernel = plan.kernels[call.kernel]
-        # A call on several threads occupies all streams.
-        for stream in range(plan.streams) if call.threads > 1 else (call.stream,):
-            events.append(
-                {
-                    "name": call.op,
-                    "cat": kernel.library,
-                    "ph": "X",
-                    "pid": 0,
-                    "tid": stream,
-                    "ts": start_us,
-                    "dur": end_us - start_us,
-                    "args": {
-                        "kernel": kernel.symbol,
-                        "stage": call.stage,
-                        "group": call.group,
-                        "threads": call.threads,
-                    },
-                }
-            )
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
-
-
-def _thread_name(stream: int, name: str) -> dict[str, Any]:
-    return {"name": "thread_name", "ph": "M", "pid": 0, "tid": stream, "args": {"name": name}}

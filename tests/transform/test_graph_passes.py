@@ -169,7 +169,7 @@ def test_kernels_survive_passes_over_operators():
 
 
 def gemm(b, x, rows, weight, bias):
-    """A product with merged rows, as slimming writes it."""
+    """A product with merged rows, as tools that slim models write it."""
     merged = b.emit(relax.op.reshape(x, (rows, weight.shape[0])))
     product = b.emit(relax.op.matmul(merged, relax.const(weight)))
     return b.emit(relax.op.add(product, relax.const(bias)))

@@ -7,11 +7,9 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import onnx
 import tvm
 
 from top_tvm import __version__
@@ -23,7 +21,6 @@ from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.estimate import check_graph_memory, estimate_build
 from top_tvm.compiler.extract import Extracted, extract
-from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.kernel_library import (
     MCPU_VARIABLE,
     compile_kernels,
@@ -32,11 +29,18 @@ from top_tvm.compiler.kernel_library import (
 )
 from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.op_graph import OpGraph
-from top_tvm.compiler.partition import PARTITIONERS, PartitionProblem, Schedule, simulate
+from top_tvm.compiler.partition import (
+    PARTITIONERS,
+    PartitionProblem,
+    Placement,
+    Schedule,
+    simulate,
+)
 from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session
+from top_tvm.compiler.sources import Model, Source, import_source, open_source
 from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
@@ -54,8 +58,6 @@ _SECONDS_PER_PLAN = 0.4
 _MARGIN = 0.97
 # Prediction and measurement differ by a few per cent when the profile is of the machine as it is.
 _STALE = 0.3
-
-Model: TypeAlias = str | Path | bytes | onnx.ModelProto
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ def build(
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Executable:
-    """Compile an ONNX model into a multi-stream executable.
+    """Compile a model into a multi-stream executable.
 
     Parameters
     ----------
-    model : str, Path, bytes or onnx.ModelProto
-        The model; a path may refer to external data next to it.
+    model : str, Path, bytes, onnx.ModelProto, torch.export.ExportedProgram or tvm.IRModule
+        An ONNX model, an exported program of PyTorch, or a Relax module. A path is that of an ONNX
+        file, next to which external data is found, too, or of a file that ``torch.export.save``
+        wrote (``.pt2``).
     target : {"cpu"}
         Device to compile for: the CPU of this machine.
     partitioner : {"auto", "sequential", "greedy", "list", "ios"}
@@ -151,10 +155,7 @@ def build(
             problem = measure_ops(compilation, variant, report, fresh=True)
             plan = _fastest_plan(compilation, variant, problem, names, report)
         plans[variant.batch] = plan
-        profiles[variant.batch] = tuple(
-            OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin)
-            for op, cost in zip(variant.extracted.graph.ops, problem.costs, strict=True)
-        )
+        profiles[variant.batch] = _profiles(variant, problem, plan)
     roofline = measure_roofline(streams, compilation.cache)
     metadata = _metadata(compilation.variants[0].name, plans, target, precision, roofline)
     constants = compilation.session.constants
@@ -179,10 +180,11 @@ def compile_model(
     estimated = estimate_build(model, shapes, batches)
     progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
     with _TVM_LOCK:
+        source = open_source(model)
         variants = []
         for index, batch in enumerate(batches):
             progress("optimise the graph", index, len(batches))
-            variants.append(_compile_graph(model, shapes, batch, precision))
+            variants.append(_compile_graph(source, shapes, batch, precision))
         progress("optimise the graph", len(batches), len(batches))
         prim_funcs = {k: f for variant in variants for k, f in variant.extracted.prim_funcs.items()}
         progress("compile kernels", 0, 1)
@@ -248,9 +250,9 @@ def _check_options(
 
 
 def _compile_graph(
-    model: Model, shapes: Mapping[str, Sequence[int]] | None, batch: int | None, precision: str
+    source: Source, shapes: Mapping[str, Sequence[int]] | None, batch: int | None, precision: str
 ) -> Variant:
-    imported = import_onnx(model, shapes, batch)
+    imported = import_source(source, shapes, batch)
     pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
     try:
         module = pipeline(imported.module)
@@ -262,8 +264,6 @@ def _compile_graph(
             f"{imported.name}: cannot be compiled: {lines[-1] if lines else type(error).__name__}"
         ) from error
     check_graph_memory(extracted.graph, imported.name)
-    if not extracted.graph.ops:
-        raise ModelError(f"{imported.name}: nothing to run: every output is an input or constant")
     return Variant(imported.batch, imported.name, module, extracted)
 
 
@@ -310,6 +310,22 @@ def measure_plans(
             samples[name].append(executor.time(inputs, 1, runs[name]))
     report("measure plans", _ROUNDS, _ROUNDS)
     return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
+
+
+def _profiles(variant: Variant, problem: PartitionProblem, plan: Plan) -> tuple[OpProfile, ...]:
+    """What is known of every op: its costs, and when the simulator has it run under the plan."""
+    ops = variant.extracted.graph.ops
+    number = {op.name: index for index, op in enumerate(ops)}
+    predicted = simulate(
+        problem,
+        tuple(Placement(number[c.op], c.stage, c.group, c.stream, c.threads) for c in plan.calls),
+    )
+    return tuple(
+        OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin, start, end)
+        for op, cost, start, end in zip(
+            ops, problem.costs, predicted.start_us, predicted.end_us, strict=True
+        )
+    )
 
 
 def _metadata(

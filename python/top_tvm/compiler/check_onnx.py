@@ -163,6 +163,9 @@ def _value_shape(
 
 
 def _inferred(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    # Tools append outputs by their names alone; their types follow from the nodes.
+    for output in [value for value in model.graph.output if not value.HasField("type")]:
+        model.graph.output.remove(output)
     tensors = [o.type.tensor_type for o in model.graph.output if o.type.HasField("tensor_type")]
     for tensor in tensors:
         tensor.shape.SetInParent()  # the checker insists on one

@@ -135,7 +135,7 @@ class _Extractor:
         if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.GlobalVar):
             function = self.module[expr.op]
             if function.attrs["Codegen"] == "view":
-                return self._view(var, expr.args[0])
+                return self._view(var, function, expr.args[0])
             self.variables.append(var)
             return self._library(var, function, expr)
         if isinstance(expr, (relax.Var, relax.Tuple, relax.TupleGetItem, GenericConst)):
@@ -222,8 +222,11 @@ class _Extractor:
             )
             for index, type_ in enumerate(types)
         )
-        touched = {self.values[value].storage for value in (*arguments, *results)}
-        nbytes = sum(self.storages[storage].nbytes for storage in touched)
+        touched: dict[int, int] = {}  # bytes by storage
+        for index in (*arguments, *results):
+            value = self.values[index]
+            touched[value.storage] = max(value.nbytes, touched.get(value.storage, 0))
+        nbytes = sum(touched.values())
         self.ops.append(
             Op(
                 name=name,
@@ -238,11 +241,14 @@ class _Extractor:
         )
         return results
 
-    def _view(self, var: relax.Var, source: Any) -> int:
+    def _view(self, var: relax.Var, function: relax.Function, source: Any) -> int:
         value = self.values[self._resolve(source)]
-        self.values.append(
-            Value(f"{value.name}:{len(self.values)}", value.dtype, shape_of(var), value.storage)
-        )
+        offset = value.offset
+        if function.attrs.get(KERNEL_ATTRIBUTE):
+            (start,) = json.loads(function.attrs[KERNEL_ATTRIBUTE])["attributes"]["start"]
+            offset += start * numpy_dtype(value.dtype).itemsize
+        name = f"{value.name}:{len(self.values)}"
+        self.values.append(Value(name, value.dtype, shape_of(var), value.storage, offset))
         return len(self.values) - 1
 
     def _constant(self, expr: GenericConst) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,10 @@ from pathlib import Path
 import onnx
 import tvm
 
-from top_tvm.compiler.check_imported import check_imported
 from top_tvm.compiler.check_onnx import check_model
-from top_tvm.compiler.explicit_padding import make_padding_explicit
+from top_tvm.compiler.onnx_import.graph import convert_graph, unsupported_operators
 from top_tvm.compiler.read_onnx import load_onnx
 from top_tvm.errors import ModelError
-
-_LOG = logging.getLogger(__name__)
-_STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
@@ -127,29 +122,12 @@ def check_operators(model: onnx.ModelProto, name: str) -> None:
     ModelError
         Naming every unsupported operator and the first nodes that use it.
     """
-    from tvm.relax.frontend.onnx import onnx_frontend
-
-    supported = set(onnx_frontend._get_convert_map())
-    local = {(function.domain, function.name) for function in model.functions}
-    missing: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        if (node.domain, node.op_type) in local:
-            continue
-        if node.domain not in _STANDARD_DOMAINS or node.op_type not in supported:
-            label = (
-                node.op_type
-                if node.domain in _STANDARD_DOMAINS
-                else f"{node.domain}.{node.op_type}"
-            )
-            missing.setdefault(label, []).append(
-                node.name or (node.output[0] if node.output else "?")
-            )
-    if missing:
-        lines = [
-            f"{label} ({len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes[:3])}"
-            f"{', ...' if len(nodes) > 3 else ''})"
-            for label, nodes in sorted(missing.items())
-        ]
+    lines = [
+        f"{label} ({len(nodes)} node{'s' if len(nodes) > 1 else ''}: {', '.join(nodes[:3])}"
+        f"{', ...' if len(nodes) > 3 else ''})"
+        for label, nodes in sorted(unsupported_operators(model, name).items())
+    ]
+    if lines:
         raise ModelError(f"{name}: unsupported operators: {'; '.join(lines)}")
 
 
@@ -174,40 +152,11 @@ def import_onnx(
     ModelError
         If the model cannot be read, has open dimensions or unsupported operators.
     """
-    import onnxslim
-    from tvm.relax.frontend.onnx import from_onnx
-
     model, name = load_onnx(source)
     fixed_batch = fix_shapes(model, name, shapes or {}, batch)
     outputs = tuple(value.name for value in model.graph.output)
     inputs = tuple(value.name for value in runtime_inputs(model))
     check_operators(model, name)
     inferred = check_model(model, name)
-    try:
-        # Before version 4 every initializer had to be an input, too; slimming separates them.
-        model.ir_version = max(model.ir_version, 4)
-        # Exporters leave chains of Shape/Gather/Concat that TVM's importer cannot follow.
-        model = onnxslim.slim(model)
-        make_padding_explicit(model)
-    except Exception as error:  # onnxslim raises bare Exceptions of many kinds
-        raise ModelError(f"{name}: cannot be simplified (invalid graph?): {error}") from error
-    remaining = {value.name: index for index, value in enumerate(runtime_inputs(model))}
-    lost = [value for value in inputs if value not in remaining]
-    if lost:
-        _LOG.warning("%s: the result does not depend on: %s", name, ", ".join(lost))
-    try:
-        module = from_onnx(model, keep_params_in_input=False)
-    except Exception as error:  # the importer raises whatever its converters raise
-        raise ModelError(
-            f"{name}: TVM's importer cannot convert the model: {_first_line(error)}"
-        ) from error
-    main = module["main"]
-    if len(main.params) != len(remaining):
-        raise ModelError(f"{name}: {len(remaining)} inputs became {len(main.params)} parameters")
-    check_imported(main, outputs, inferred.shapes, name)
-    return Imported(module, name, tuple(remaining), outputs, fixed_batch)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    module = convert_graph(model, name, inferred.shapes)
+    return Imported(module, name, inputs, outputs, fixed_batch)

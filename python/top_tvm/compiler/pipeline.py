@@ -13,6 +13,7 @@ from top_tvm.compiler.transform.dispatch_views import DispatchViews
 from top_tvm.compiler.transform.expand_bfloat16 import ExpandBFloat16
 from top_tvm.compiler.transform.fold_constants import FoldConstants
 from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
+from top_tvm.compiler.transform.legalize_scans import SCAN_LEGALIZATIONS
 from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.lower_concat import LowerConcat
 from top_tvm.compiler.transform.pack_weights import PackWeights
@@ -50,13 +51,13 @@ def cpu_pipeline(*, onednn: bool, precision: str = "fp32") -> tvm.transform.Pass
     ]
     dispatch = [*([DispatchOneDNN] if onednn else []), DispatchViews]
     generate = [
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps(SCAN_LEGALIZATIONS),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         *([ConvertPrecision] if precision == "bf16" else []),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         ScheduleCPU,
-        *([ExpandBFloat16] if precision == "bf16" else []),
+        ExpandBFloat16,
     ]
     return tvm.transform.Sequential([*normalise, *dispatch, *generate], name="top_tvm.cpu")

@@ -104,6 +104,8 @@ class _Placing:
             movable = self.graph.storages[storage].kind == "intermediate"
             if not movable or storage in self.placed or storage in self.returned:
                 return False
+            if self.graph.is_slice(value):
+                return False
             if start * DTYPE_BYTES[view.dtype] % ALIGNMENT_BYTES:
                 return False
             placed[storage] = _Slice(target.storage, rows, start, target.pitch)
@@ -119,6 +121,8 @@ class _Placing:
         return True
 
     def _saves_copies(self, concat: Op) -> bool:
+        if self.graph.values[concat.outputs[0]].shape[0] == 1:
+            return True  # parts one behind the other are dense
         saved = total = 0
         for value in concat.inputs:
             nbytes = self.graph.values[value].nbytes
@@ -145,6 +149,8 @@ class _Placing:
         place = self.placed.get(value.storage)
         if place is None or place.rows == 1:
             return ()
+        if value.nbytes != self.graph.storages[value.storage].nbytes:
+            return None  # rows of what is columns itself
         return row_strides(value.shape, place.rows, place.pitch)
 
     def _rebuild(self, removed: set[int]) -> tuple[OpGraph, tuple[int, ...]]:
@@ -189,6 +195,6 @@ class _Placing:
         return replace(
             value,
             storage=new_storage[place.storage],
-            offset=place.start * DTYPE_BYTES[value.dtype],
+            offset=place.start * DTYPE_BYTES[value.dtype] + value.offset,
             strides=strides,
         )

@@ -22,6 +22,8 @@ from top_tvm.errors import ModelError
 MAX_DIMENSIONS = 32
 MAX_NODES = 100_000  # with those of functions, as often as they are called
 _MAX_EXTENT = 2**48
+_CONTRIB_DOMAIN = "com.microsoft"
+_CONTRIB_OPERATORS = ("LayerNormalization", "SimplifiedLayerNormalization")
 
 _BITS = {
     **dict.fromkeys(("FLOAT", "INT32", "UINT32"), 32),
@@ -66,6 +68,7 @@ def load_onnx(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelP
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{name}: is not an ONNX model, or its graph is empty")
     _check_versions(model, name)
+    _name_domains(model)
     _check_functions(model, name)
     _check_tensors(model, name, folder)
     return model, name
@@ -100,6 +103,22 @@ def _parse(source: bytes | Path, name: str) -> onnx.ModelProto:
         return onnx.load(source, load_external_data=False)
     except (DecodeError, EncodeError, ValueError, OSError) as error:
         raise ModelError(f"{name}: cannot be read as an ONNX model: {error}") from error
+
+
+def _name_domains(model: onnx.ModelProto) -> None:
+    """Say in whose domain operators are that ONNX Runtime has in the standard's before it."""
+    opset = max((item.version for item in model.opset_import if not item.domain), default=1)
+    strange = [
+        node
+        for node in model.graph.node
+        if node.op_type in _CONTRIB_OPERATORS
+        and node.domain in ("", "ai.onnx")
+        and not onnx.defs.has(node.op_type, max_inclusive_version=opset)
+    ]
+    for node in strange:
+        node.domain = _CONTRIB_DOMAIN
+    if strange and all(item.domain != _CONTRIB_DOMAIN for item in model.opset_import):
+        model.opset_import.add(domain=_CONTRIB_DOMAIN, version=1)
 
 
 def _check_versions(model: onnx.ModelProto, name: str) -> None:

@@ -30,7 +30,7 @@ BROADCASTING = {
         *("negative", "abs", "sign", "clip", "erf", "sin", "cos", "floor", "ceil", "round"),
         *("astype", "logical_not", "add", "subtract", "multiply", "divide", "power", "maximum"),
         *("minimum", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
-        *("logical_and", "logical_or", "where"),
+        *("logical_and", "logical_or", "where", "isnan"),
     )
 }
 

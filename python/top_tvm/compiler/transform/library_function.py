@@ -8,7 +8,7 @@ fusing across its border, and ``top_tvm.kernel`` says in JSON which primitive st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,9 @@ class Match:
         Parameters of the primitive.
     inside : dict of expression to expression
         What the operators read instead of their constants, e.g. the bias as a vector.
+    neutral : dict of expression to function
+        Arguments that no operator reads: what is done with the result and them, which leaves it as
+        it is. Parameters that a body does not use would be removed.
     prologue : list of relax.Var
         Bindings in front of the members that it computes inside, whoever reads them, too.
     flops : int
@@ -55,6 +58,7 @@ class Match:
     members: list[relax.Var]
     attributes: dict[str, Numbers] = field(default_factory=dict)
     inside: dict[Expr, Expr] = field(default_factory=dict)
+    neutral: dict[Expr, Callable[[Expr, Expr], Expr]] = field(default_factory=dict)
     prologue: list[relax.Var] = field(default_factory=list)
     flops: int = 0
     label: str = ""
@@ -105,7 +109,7 @@ def _function(graph: Dataflow, match: Match) -> relax.Function:
     params = [relax.Var(f"arg{index}", argument.ty) for index, argument in enumerate(distinct)]
     env: dict[Expr, Expr] = dict(zip(distinct, params, strict=True))
     attributes: dict[str, Any] = {"Codegen": match.library}
-    if match.library != "view":
+    if match.library != "view" or match.attributes:
         attributes[KERNEL_ATTRIBUTE] = json.dumps(
             {
                 "symbol": match.symbol,
@@ -124,7 +128,10 @@ def _function(graph: Dataflow, match: Match) -> relax.Function:
                 env[original] = inner
             for var in (*match.prologue, *match.members):
                 env[var] = builder.emit(_substituted(graph.values[var], env))
-            result = builder.emit_output(env[match.result])
+            whole = env[match.result]
+            for argument, operator in match.neutral.items():
+                whole = builder.emit(operator(whole, env[argument]))
+            result = builder.emit_output(whole)
         builder.emit_func_output(result)
     return builder.finalize()["kernel"]
 

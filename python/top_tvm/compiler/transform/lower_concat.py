@@ -16,6 +16,8 @@ from tvm import relax
 from top_tvm.compiler.transform.rewriter import Expr, Rewriter, is_call, shape_of
 
 CONCAT_ATTRIBUTE = "top_tvm.concat"
+# Reading the source of a kernel takes time that grows faster than its length.
+_MOST_PARTS = 32
 
 _COPY = """
         for j in range({width}):
@@ -54,23 +56,41 @@ def concat_kernel(rows: int, widths: tuple[int, ...], dtype: str) -> tvm.tirx.Pr
 
 
 class _LowerConcat(Rewriter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: dict[tuple[int, tuple[int, ...], str], tvm.ir.GlobalVar] = {}
+
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         if not is_call(call, "concat") or not isinstance(call.args[0], relax.Tuple):
             return call
-        fields = call.args[0].fields
+        fields = [field for field in call.args[0].fields if 0 not in shape_of(field)]
+        if len(fields) == 1:
+            return fields[0]
+        if not fields:
+            return call
         shape, axis = shape_of(original), int(call.attrs.axis or 0) % len(shape_of(original))
         rows = prod(shape[:axis])
-        widths = tuple(prod(shape_of(field)[axis:]) for field in fields)
-        if rows == 0 or 0 in widths:
-            return call
-        views = [
-            self.emit(relax.op.reshape(field, (rows, width)))
-            for field, width in zip(fields, widths, strict=True)
+        matrices = [
+            self.emit(relax.op.reshape(field, (rows, prod(shape_of(field)[axis:]))))
+            for field in fields
         ]
-        dtype = str(original.ty.dtype)
-        kernel = self.builder.add_func(concat_kernel(rows, widths, dtype), "concat")
-        matrix = relax.call_tir(kernel, views, relax.TensorType((rows, sum(widths)), dtype))
-        return relax.op.reshape(self.emit(matrix), shape)
+        return relax.op.reshape(self._side_by_side(matrices), shape)
+
+    def _side_by_side(self, matrices: list[Expr]) -> Expr:
+        """One matrix of all columns; many are gathered in several steps, by equal kernels."""
+        while len(matrices) > _MOST_PARTS:
+            groups = range(0, len(matrices), _MOST_PARTS)
+            matrices = [self._side_by_side(matrices[i : i + _MOST_PARTS]) for i in groups]
+        if len(matrices) == 1:
+            return matrices[0]
+        rows, widths = shape_of(matrices[0])[0], tuple(shape_of(m)[1] for m in matrices)
+        dtype = str(matrices[0].ty.dtype)
+        if (rows, widths, dtype) not in self.kernels:
+            kernel = self.builder.add_func(concat_kernel(rows, widths, dtype), "concat")
+            self.kernels[rows, widths, dtype] = kernel
+        kernel = self.kernels[rows, widths, dtype]
+        matrix = relax.call_tir(kernel, matrices, relax.TensorType((rows, sum(widths)), dtype))
+        return self.emit(matrix)
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerConcat")

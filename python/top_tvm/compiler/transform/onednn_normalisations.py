@@ -111,10 +111,12 @@ def match_layer_norm(graph: Dataflow, var: relax.Var) -> Match | None:
     if not are_floats(data, var):
         return None
     columns = shape_of(var)[-1]
-    arguments, inside = [data], {}
-    for expr, default in zip(constants, (1.0, 0.0), strict=True):
+    arguments, inside, neutral = [data], {}, {}
+    defaults = ((1.0, relax.op.multiply), (0.0, relax.op.add))
+    for expr, (default, operator) in zip(constants, defaults, strict=True):
         if expr is None:
             vector = as_constant(np.full(columns, default, np.float32))
+            neutral[vector] = operator
         else:
             value = per_channel(expr, columns, len(shape_of(var)) - 1, len(shape_of(var)))
             if value is None:
@@ -129,6 +131,7 @@ def match_layer_norm(graph: Dataflow, var: relax.Var) -> Match | None:
         members,
         {"epsilon": [epsilon]},
         inside,
+        neutral,
         flops=8 * prod(shape_of(var)),
         label=f"over {columns}",
     )

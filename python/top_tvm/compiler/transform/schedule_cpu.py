@@ -183,8 +183,10 @@ def _common_rows(schedule: Schedule, nests: Sequence[_Nest | None]) -> int:
     if len(nests) < 2 or any(nest is None for nest in nests):
         return 0
     known = [nest for nest in nests if nest is not None]
-    if any(not schedule.get_consumers(nest.block) for nest in known[:-1]):
-        return 0  # several results: none is computed for another
+    results = list(schedule.mod["main"].params)
+    written = [schedule.get(nest.block).writes[0].source for nest in known[:-1]]
+    if any(result.same_as(source) for source in written for result in results):
+        return 0  # several results: TVM computes none of them inside the loops of another
     count = 0
     for kinds, extents in zip(
         zip(*(nest.kinds for nest in known), strict=False),

@@ -1,8 +1,8 @@
 """``matmul(reshape(x), w)`` -> ``reshape(matmul(x, w))``, and so on through what follows.
 
-Slimming turns a product with a bias into ONNX ``Gemm``, which takes matrices only: the rows of a
-batch are merged in front of it and split again behind it. Between a product and the activation or
-residual behind it, such a reshape is in the way of one primitive for all.
+Tools that slim models turn a product with a bias into ONNX ``Gemm``, which takes matrices only: the
+rows of a batch are merged in front of it and split again behind it. Between a product and the
+activation or residual behind it, such a reshape is in the way of one primitive for all.
 """
 
 from __future__ import annotations

@@ -1,0 +1,134 @@
+"""Nodes whose inputs are all known are evaluated while the model is imported.
+
+Exporters compute shapes from shapes: with static shapes, all of that is arithmetic on constants.
+The evaluator is the reference implementation of the ONNX standard.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from top_tvm.compiler.onnx_import.node import shape_of
+from top_tvm.errors import ModelError
+
+# Written for clarity, these are slow: they stay in the graph. Random results are no constants.
+_NOT_FOLDED = {
+    *("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv", "Col2Im"),
+    *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "LpPool", "MaxPool"),
+    *("Attention", "GridSample", "GRU", "LSTM", "RNN", "MaxRoiPool", "MaxUnpool", "Resize"),
+    *("RoiAlign", "Upsample", "Loop", "Scan", "If", "SequenceMap", "BatchNormalization"),
+    *("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"),
+    *("RandomUniform", "RandomUniformLike"),
+}
+# A constant may grow to this: bigger ones would only come from a mistake, or an attack.
+MAX_FOLDED_BYTES = 1 << 31
+
+
+def fold(node: onnx.NodeProto, opset: int, operands: Sequence[Any], label: str) -> list[Any] | None:
+    """Value of a node, or None if it is not to be known now.
+
+    Parameters
+    ----------
+    node : onnx.NodeProto
+        Of any domain; only the standard one is evaluated.
+    opset : int
+        Version of the operator set.
+    operands : sequence of array, Expr or None
+        Inputs: folding needs arrays, or None for what is left out.
+    label : str
+        The node, for messages.
+
+    Raises
+    ------
+    ModelError
+        If the result would be of absurd size.
+    """
+    if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_FOLDED:
+        return None
+    if node.op_type in ("Shape", "Size"):  # of what only its shape need be known
+        operands = [_of_its_shape(value) for value in operands]
+    if not all(value is None or isinstance(value, np.ndarray) for value in operands):
+        return None
+    if not operands and node.op_type != "Constant":
+        return None
+    if any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute):
+        return None
+    growing = _GROWING.get(node.op_type)
+    if growing is not None:
+        try:
+            elements = growing(*[value for value in operands if value is not None])
+        except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError):
+            return None
+        if elements * 8 > MAX_FOLDED_BYTES:
+            raise ModelError(
+                f"{label}: its result would have {elements} elements, more than a constant may"
+            )
+    return _evaluate(node, opset, operands)
+
+
+def _evaluate(node: onnx.NodeProto, opset: int, operands: Sequence[Any]) -> list[Any] | None:
+    graph = helper.make_graph(
+        [node],
+        "constant",
+        [_info(name) for name, value in zip(node.input, operands, strict=True) if name],
+        [_info(name) for name in node.output if name],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    feeds = {n: v for n, v in zip(node.input, operands, strict=True) if n}
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = ReferenceEvaluator(model).run(None, feeds)
+    except Exception:  # an operator, version or type that the reference does not know
+        return None
+    named = dict(zip([name for name in node.output if name], values, strict=True))
+    if any(not isinstance(value, (np.ndarray, np.generic)) for value in values):
+        return None  # sequences
+    arrays = {name: np.asarray(value) for name, value in named.items()}
+    if any(array.dtype.kind in "OUS" for array in arrays.values()):
+        return None
+    return [arrays.get(name) for name in node.output]
+
+
+def _of_its_shape(value: Any) -> Any:
+    """Stand-in that takes no memory for a value whose type is known."""
+    if value is None or isinstance(value, np.ndarray):
+        return value
+    return np.broadcast_to(np.float32(0), shape_of(value))
+
+
+def _info(name: str) -> onnx.ValueInfoProto:
+    return helper.make_value_info(name, onnx.TypeProto())
+
+
+def _product(extents: Any) -> int:
+    return math.prod([int(extent) for extent in np.ravel(extents)])
+
+
+def _range(start: Any, limit: Any, delta: Any) -> int:
+    return max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
+
+
+def _pad(data: Any, pads: Any, *_: Any) -> int:
+    return int(data.size) + math.prod(
+        int(extent) + int(np.abs(pads).max()) for extent in data.shape
+    )
+
+
+# Number of elements of results that can be bigger than all operands together: at least that many.
+_GROWING: dict[str, Callable[..., int]] = {
+    "ConstantOfShape": _product,
+    "Expand": lambda data, shape: int(data.size) * max(_product(shape), 1),
+    "Tile": lambda data, repeats, *_: int(data.size) * _product(repeats),
+    "Range": _range,
+    "OneHot": lambda indices, depth, _: int(indices.size) * int(depth.item()),
+    "Pad": _pad,
+}
