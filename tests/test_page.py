@@ -1,6 +1,7 @@
 """The page of ``inspect --html``: what is on it, where ops are drawn, and the command."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -213,6 +214,18 @@ def test_a_page_that_cannot_be_written_is_an_error_and_leaves_nothing(
     with pytest.raises(OSError, match="occupied"):
         write_text(occupied, "text")
     assert not list(folder.glob(".occupied*"))
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_text(pipe, "text")
+        assert os.read(reader, 100) == b"text"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
 
 
 @pytest.fixture(scope="module")

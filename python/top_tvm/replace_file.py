@@ -67,7 +67,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     OSError
         If the file cannot be written; an existing one is as it was.
     """
-    with replacing(Path(path)) as file:
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        # A pipe or a terminal, such as /dev/stdout: not to be replaced by a file.
+        path.write_text(text, encoding="utf-8")
+        return
+    with replacing(path) as file:
         file.write(text.encode())
 
 
