@@ -87,6 +87,12 @@ def eager(name, batch=1):
     return model, flat(model.module(**model.inputs))
 
 
+def export(model, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the weights of an LSTM are not in one piece
+        return torch.export.export(model.module, (), model.inputs, **options)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_torchscript_exporter(name):
     model, expected = eager(name)
@@ -109,7 +115,7 @@ def test_torchscript_exporter(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_exported_program(name):
     model, expected = eager(name)
-    source = open_source(torch.export.export(model.module, (), model.inputs))
+    source = open_source(export(model))
     reference = onnx_runtime(source.model.SerializeToString(), model.inputs)
     assert_every_partitioner_gives(source, model.inputs, reference, expected)
 
@@ -119,12 +125,7 @@ def test_dynamic_batch(name):
     """A file of the newer exporter whose batch size is left open, built for three."""
     example = exportable(name, 2)
     batch = torch.export.Dim("batch")
-    program = torch.export.export(
-        example.module,
-        (),
-        example.inputs,
-        dynamic_shapes={key: {0: batch} for key in example.inputs},
-    )
+    program = export(example, dynamic_shapes={key: {0: batch} for key in example.inputs})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         translated = torch.onnx.export(

@@ -134,7 +134,7 @@ def build(
 
 
 def estimate_memory(
-    model: str | Path | bytes | onnx.ModelProto,
+    model: str | Path | bytes | onnx.ModelProto | ExportedProgram | tvm.IRModule,
     *,
     batch_sizes: Sequence[int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,

@@ -7,6 +7,7 @@ import pytest
 import tvm
 from tvm import relax, te
 
+import top_tvm
 from top_tvm.compiler.extract import _is_parallel, extract
 from top_tvm.compiler.transform.dispatch_onednn import DispatchOneDNN
 from top_tvm.compiler.transform.dispatch_views import DispatchViews
@@ -357,21 +358,42 @@ def layer_norm_of_parts(b, x, epsilon=1e-3):
     return b.emit(relax.op.divide(centred, deviation))
 
 
-@pytest.mark.parametrize("form", ["operator", "parts", "parts with scale and shift"])
+@pytest.mark.parametrize(
+    "form", ["operator", "parts", "parts with scale", "parts with shift", "parts with both"]
+)
 def test_layer_normalisation_is_one_primitive(form):
     def body(b, x):
         if form == "operator":
             norm = relax.op.nn.layer_norm(x, const(17), const(17), axes=[-1], epsilon=1e-3)
             return b.emit(norm)
         y = layer_norm_of_parts(b, x)
-        if form == "parts":
-            return y
-        return b.emit(relax.op.add(b.emit(relax.op.multiply(y, const(17))), const(1, 1, 17)))
+        if form in ("parts with scale", "parts with both"):
+            y = b.emit(relax.op.multiply(y, const(17)))
+        if form in ("parts with shift", "parts with both"):
+            y = b.emit(relax.op.add(y, const(1, 1, 17)))
+        return y
 
     ((symbol, _, attributes, arguments),), left = library_calls(module((2, 5, 17), body))
     assert (symbol, left) == ("layer_norm", 0)
     np.testing.assert_allclose(attributes["epsilon"], [1e-3])
     assert [int(argument.ty.shape[-1]) for argument in arguments] == [17, 17, 17]
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_normalisation_without_scale_or_shift_still_gets_them(shifted):
+    """The primitive wants both, but passes remove what the body of a function does not use."""
+    shift = RNG.standard_normal(17).astype("float32")
+
+    def body(b, x):
+        y = layer_norm_of_parts(b, x)
+        return b.emit(relax.op.add(y, relax.const(shift))) if shifted else y
+
+    exe = top_tvm.build(module((2, 5, 17), body), partitioner="sequential")
+    assert [op.origin.split()[0] for op in exe.artifact.profiles[2]] == ["layer_norm"]
+    x = RNG.standard_normal((2, 5, 17)).astype("float32")
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3)
+    result = exe.run({"x": x})["output"]
+    np.testing.assert_allclose(result, expected + shift * shifted, rtol=1e-4, atol=1e-5)
 
 
 def test_normalisation_whose_mean_is_read_elsewhere_is_left_to_tvm():

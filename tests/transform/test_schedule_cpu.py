@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tvm
-from tvm import relax
+from tvm import relax, te
 
 from kernels import assembly, call, compiled, kernel
 from top_tvm.compiler.extract import _is_parallel
+from top_tvm.compiler.transform.schedule_cpu import schedule_prim_func
 
 RNG = np.random.default_rng(5)
 op = relax.op
@@ -181,3 +182,18 @@ def test_a_kernel_of_several_results():
     parts = [tvm.runtime.tensor(np.zeros((3, 16), "float32")) for _ in range(2)]
     compiled(function)["kernel"](tvm.runtime.tensor(x), *parts)
     np.testing.assert_array_equal(np.concatenate([part.numpy() for part in parts], 1), x)
+
+
+def test_a_result_that_is_read_for_the_next_one():
+    """As the cell state of an LSTM: a result cannot move into the loop of another."""
+
+    def cell(x):
+        state = te.compute(x.shape, lambda *i: x[i] * 2 + 1, "state")
+        return [state, te.compute(x.shape, lambda *i: te.tanh(state[i]), "hidden")]
+
+    x = random(3, 32)
+    function = schedule_prim_func(te.create_prim_func([(a := te.placeholder(x.shape)), *cell(a)]))
+    parts = [tvm.runtime.tensor(np.zeros((3, 32), "float32")) for _ in range(2)]
+    compiled(function)["kernel"](tvm.runtime.tensor(x), *parts)
+    np.testing.assert_allclose(parts[0].numpy(), x * 2 + 1, rtol=1e-5)
+    np.testing.assert_allclose(parts[1].numpy(), np.tanh(x * 2 + 1), rtol=1e-5)

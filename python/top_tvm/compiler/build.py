@@ -177,10 +177,10 @@ def compile_model(
     """
     check_precision(precision)
     batches: Sequence[int | None] = list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
-    estimated = estimate_build(model, shapes, batches)
-    progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
     with _TVM_LOCK:
         source = open_source(model)
+        estimated = estimate_build(source, shapes, batches)
+        progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
         variants = []
         for index, batch in enumerate(batches):
             progress("optimise the graph", index, len(batches))

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
+import tvm
 
-from top_tvm.compiler.check_onnx import check_model
+from top_tvm.compiler.check_onnx import GraphMemory, check_model
 from top_tvm.compiler.frontend import check_operators, fix_shapes
+from top_tvm.compiler.import_program import TranslatedProgram
+from top_tvm.compiler.import_relax import import_relax
 from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.read_onnx import load_onnx
+from top_tvm.compiler.relax_memory import relax_memory
+from top_tvm.compiler.sources import Model, open_source
 from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
 
@@ -28,7 +33,7 @@ _ACTIVATIONS = 4
 
 
 def estimate_build(
-    model: str | Path | bytes | onnx.ModelProto,
+    model: Model,
     shapes: Mapping[str, Sequence[int]] | None,
     batches: Sequence[int | None],
 ) -> int:
@@ -36,7 +41,7 @@ def estimate_build(
 
     Parameters
     ----------
-    model : str, Path, bytes or onnx.ModelProto
+    model : str, Path, bytes, onnx.ModelProto, ExportedProgram or tvm.IRModule
         As for :func:`~top_tvm.compiler.build.build`.
     shapes : mapping of str to sequence of int, optional
         Likewise.
@@ -48,18 +53,15 @@ def estimate_build(
     ModelError
         If the model is not valid, or the estimate is beyond the machine's memory.
     """
-    loaded, name = load_onnx(model)
-    weights, activations, largest = 0, 0, ""
-    check_operators(loaded, name)
-    inputs = onnx.GraphProto(input=loaded.graph.input)
-    for batch in batches:
-        del loaded.graph.input[:]
-        loaded.graph.input.extend(inputs.input)
-        fix_shapes(loaded, name, shapes or {}, batch)
-        memory = check_model(loaded, name)
-        weights = memory.weights_bytes
-        if memory.activations_bytes >= activations:
-            activations, largest = memory.activations_bytes, memory.largest
+    source = open_source(model)
+    if isinstance(source, tvm.IRModule):
+        imported = [import_relax(source, shapes, batch) for batch in batches]
+        name, sizes = imported[0].name, [relax_memory(item.module) for item in imported]
+    else:
+        onnx_source = source.model if isinstance(source, TranslatedProgram) else source
+        name, sizes = _onnx_memory(onnx_source, shapes or {}, batches)
+    most = max(sizes, key=lambda memory: memory.activations_bytes)
+    weights, activations, largest = most.weights_bytes, most.activations_bytes, most.largest
     factor = _WEIGHTS_ONCE + _WEIGHTS_PER_BATCH * len(batches)
     estimated = int(_COMPILER_BYTES + factor * weights + _ACTIVATIONS * activations)
     limit = memory_limit_bytes()
@@ -77,6 +79,24 @@ def estimate_build(
             "fewer or smaller batches, or on a larger machine"
         )
     return estimated
+
+
+def _onnx_memory(
+    source: str | Path | bytes | onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int]],
+    batches: Sequence[int | None],
+) -> tuple[str, list[GraphMemory]]:
+    """Name of the model, and what running it takes with each batch size."""
+    loaded, name = load_onnx(source)
+    check_operators(loaded, name)
+    inputs = onnx.GraphProto(input=loaded.graph.input)
+    sizes = []
+    for batch in batches:
+        del loaded.graph.input[:]
+        loaded.graph.input.extend(inputs.input)
+        fix_shapes(loaded, name, shapes, batch)
+        sizes.append(check_model(loaded, name))
+    return name, sizes
 
 
 def check_graph_memory(graph: OpGraph, name: str) -> None:

@@ -241,8 +241,6 @@ def _output_paths(program: ExportedProgram, count: int) -> list[str]:
 
 def _check_pure(program: ExportedProgram | None, name: str) -> None:
     """Refuse state and random numbers; only decomposition shows them."""
-    import torch
-
     assert program is not None
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
@@ -251,16 +249,25 @@ def _check_pure(program: ExportedProgram | None, name: str) -> None:
             f"{name}: changes its state or inputs ({', '.join(changed)}), which is not supported; "
             "call eval() before torch.export.export, and return new values instead"
         )
-    random = [
-        node
-        for node in program.graph.nodes
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    ]
+    random = [node for node in program.graph.nodes if _is_random(node)]
     if random:
         raise ModelError(
             f"{name}: random numbers are not supported: {'; '.join(_grouped(random))}; call eval() "
             "before torch.export.export"
         )
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether it draws random numbers; those with dropout inside do so only if they are told to."""
+    import torch
+
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    parameters = node.target._schema.arguments  # type: ignore[union-attr]
+    given = {parameter.name: parameter.default_value for parameter in parameters}
+    given |= zip((parameter.name for parameter in parameters), node.args, strict=False)
+    given |= node.kwargs
+    return given.get("train") is not False and given.get("dropout_p") != 0
 
 
 def _untranslatable(program: ExportedProgram) -> list[str]:
