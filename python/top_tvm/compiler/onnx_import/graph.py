@@ -193,14 +193,18 @@ class _Walk:
             raise ModelError(f"{label}: its output {name!r} is not supported")
         if name in scope.values.maps[0]:
             raise ModelError(f"{label}: its output {name!r} exists already")
+        if not isinstance(result, TensorSequence) and scope.depth == 0:
+            self._check_shape(name, result, label)
+        scope.values[name] = result
+
+    def _check_shape(self, name: str, result: Value, label: str) -> None:
         found = result.shape if isinstance(result, np.ndarray) else shape_of(result)
-        expected = self.shapes.get(name, found) if scope.depth == 0 else found
+        expected = self.shapes.get(name, found)
         if found != expected:
             raise ModelError(
                 f"{label}: became a tensor of shape {found}, where ONNX's shape inference finds "
                 f"{expected} for {name!r}: please report this as a defect of top_tvm"
             )
-        scope.values[name] = result
 
     def _function(
         self, proto: onnx.NodeProto, opset: int, operands: Sequence[Value | None]
