@@ -8,6 +8,7 @@ from test_movement import ints, numbers
 
 import top_tvm
 from top_tvm.compiler import kernel_library
+from top_tvm.compiler.onnx_import.graph import convert_graph
 
 
 def with_ties(*shape, dtype="float32"):
@@ -201,30 +202,33 @@ def test_what_cannot_be_planned_is_refused(operator, operands, attributes, reaso
     }
     items = [item if isinstance(item, str) else ints(*item) for item in operands]
     batch.add(operator, *items, results=2 if operator in ("Split", "TopK") else 1, **attributes)
+    # Much of it is found before any conversion, but by less helpful messages.
     with pytest.raises(top_tvm.ModelError, match=reason) as caught:
-        top_tvm.build(batch.model())
+        convert_graph(batch.model(), "model")
     assert f"node 'y0' ({operator})" in str(caught.value)
 
 
-def test_loops_are_refused():
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["c"], ["d"]),
-            helper.make_node("Add", ["v", "v"], ["w"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", TensorProto.FLOAT, [2]),
-        ],
-        [
-            helper.make_tensor_value_info("d", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", TensorProto.FLOAT, [2]),
-        ],
-    )
-    batch = NodeBatch(13)
-    x = batch.given(np.float32([1, 2]))
-    batch.add("Loop", np.asarray(3, np.int64), "", x, body=body)
-    with pytest.raises(top_tvm.ModelError, match="loops are not supported; export the model with"):
-        top_tvm.build(batch.model())
+def test_neighbours_of_kernels_with_several_loops():
+    """What fusion makes of them, between elementwise operators and reductions."""
+    batch = NodeBatch(18)
+    x = batch.given(numbers(2, 24, 9, 10))
+    weight = numbers(24, 24, 1, 1) / 8
+    (image,) = batch.add("Conv", x, weight)
+    (positive,) = batch.add("Relu", image)
+    (classes,) = batch.add("ArgMax", positive, axis=1, keepdims=0)
+    (one,) = batch.add("Add", classes, ints(1))
+    batch.add("Cast", one, to=TensorProto.FLOAT)
+    (exponential,) = batch.add("Exp", batch.given(numbers(3, 20) / 8))
+    values, places = batch.add("TopK", exponential, ints(4), results=2)
+    batch.add("Mul", values, np.float32(2))
+    batch.add("GatherElements", exponential, places, axis=1)
+    (likely,) = batch.add("Softmax", exponential, axis=-1)
+    batch.add("ArgMin", likely, axis=-1)
+    (total,) = batch.add("CumSum", exponential, np.asarray(1, np.int64))
+    batch.add("Div", total, np.float32(3))
+    (padded,) = batch.add("Pad", positive, ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect")
+    batch.add("Conv", padded, numbers(8, 24, 3, 3))
+    (scattered,) = batch.add("ScatterND", exponential, batch.given([[1]]), numbers(1, 20))
+    (halved,) = batch.add("Mul", scattered, np.float32(0.5))
+    batch.add("ScatterElements", halved, places, values, axis=1)
+    batch.check(rtol=2e-3)

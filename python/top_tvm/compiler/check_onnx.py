@@ -145,7 +145,7 @@ def _value_shape(
         place += f" of {describe_node(maker)}"
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value")
-        # None: not inferred. Inside a graph, TVM's importer resolves sequences.
+        # None: not inferred. Inside a graph, the import takes sequences apart.
         if kind is None or (maker is not None and not is_output):
             return None
         raise ModelError(f"{place}: is no tensor, but a {kind}")

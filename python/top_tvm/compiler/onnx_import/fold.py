@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from top_tvm.compiler.onnx_import.node import shape_of
+from top_tvm.compiler.onnx_import.node import TensorSequence, shape_of
 from top_tvm.errors import ModelError
 
 # Written for clarity, these are slow: they stay in the graph. Random results are no constants.
@@ -100,7 +100,7 @@ def _evaluate(node: onnx.NodeProto, opset: int, operands: Sequence[Any]) -> list
 
 def _of_its_shape(value: Any) -> Any:
     """Stand-in that takes no memory for a value whose type is known."""
-    if value is None or isinstance(value, np.ndarray):
+    if value is None or isinstance(value, (np.ndarray, TensorSequence)):
         return value
     return np.broadcast_to(np.float32(0), shape_of(value))
 

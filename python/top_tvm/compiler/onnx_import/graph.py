@@ -8,6 +8,7 @@ import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -24,18 +25,21 @@ from top_tvm.compiler.onnx_import.node import (
     Array,
     Expr,
     Node,
+    TensorSequence,
     Value,
     as_expression,
     dtype_of,
     shape_of,
 )
 from top_tvm.compiler.onnx_import.order import needed_nodes
+from top_tvm.compiler.onnx_import.sequences import SEQUENCES, SequenceNode
 from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
 from top_tvm.plan import DTYPE_BYTES
 
 _LOG = logging.getLogger(__name__)
 STANDARD_DOMAINS = ("", "ai.onnx")
+_SEQUENCE_OPSET = 18  # of the operators that operators on sequences become
 _MAX_DEPTH = 16  # of functions that call functions
 
 
@@ -163,6 +167,8 @@ class _Walk:
         results: list[Value | None] | None
         if proto.domain in STANDARD_DOMAINS and proto.op_type in CONTROL_FLOW:
             results = self._convert_control_flow(proto, opset, operands, scope, label)
+        elif proto.domain in STANDARD_DOMAINS and proto.op_type in SEQUENCES:
+            results = [self._convert_sequence(proto, operands, label)]
         else:
             results = fold(proto, opset, operands, label)
         if results is None:
@@ -187,14 +193,18 @@ class _Walk:
             raise ModelError(f"{label}: its output {name!r} is not supported")
         if name in scope.values.maps[0]:
             raise ModelError(f"{label}: its output {name!r} exists already")
+        if not isinstance(result, TensorSequence) and scope.depth == 0:
+            self._check_shape(name, result, label)
+        scope.values[name] = result
+
+    def _check_shape(self, name: str, result: Value, label: str) -> None:
         found = result.shape if isinstance(result, np.ndarray) else shape_of(result)
-        expected = self.shapes.get(name, found) if scope.depth == 0 else found
+        expected = self.shapes.get(name, found)
         if found != expected:
             raise ModelError(
                 f"{label}: became a tensor of shape {found}, where ONNX's shape inference finds "
                 f"{expected} for {name!r}: please report this as a defect of top_tvm"
             )
-        scope.values[name] = result
 
     def _function(
         self, proto: onnx.NodeProto, opset: int, operands: Sequence[Value | None]
@@ -205,7 +215,7 @@ class _Walk:
             return local
         if converter_of(proto) is not None:
             return None
-        types = [None if value is None else _type_proto(value) for value in operands]
+        types = [_type_proto(value) for value in operands]
         return function_body(proto, opset, types)
 
     def _convert_function(
@@ -249,6 +259,23 @@ class _Walk:
 
         node = FlowNode(proto, label, opset, self.builder, operands, run, self.unrolled)
         return list(CONTROL_FLOW[proto.op_type](node))
+
+    def _convert_sequence(
+        self, proto: onnx.NodeProto, operands: Sequence[Value | None], label: str
+    ) -> Value:
+        def apply(
+            kind: str, given: Sequence[Value], results: int = 1, **attributes: Any
+        ) -> list[Value | None]:
+            names = [
+                [f"{end}{i}" for i in range(n)] for end, n in (("x", len(given)), ("y", results))
+            ]
+            node = helper.make_node(kind, *names, **attributes)
+            folded = fold(node, _SEQUENCE_OPSET, given, label)
+            if folded is not None:
+                return folded
+            return self._convert_operator(node, _SEQUENCE_OPSET, given, label)
+
+        return SEQUENCES[proto.op_type](SequenceNode(proto, label, operands, apply))
 
     def _run_body(
         self, body: onnx.GraphProto, inputs: Sequence[Value], scope: _Scope, label: str
@@ -336,7 +363,9 @@ def _check_type(value: Expr, label: str) -> None:
         )
 
 
-def _type_proto(value: Value) -> onnx.TypeProto:
+def _type_proto(value: Value | None) -> onnx.TypeProto | None:
+    if value is None or isinstance(value, TensorSequence):
+        return None
     dtype = value.dtype if isinstance(value, np.ndarray) else _numpy_dtype(dtype_of(value))
     shape = value.shape if isinstance(value, np.ndarray) else shape_of(value)
     return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), shape)
@@ -387,7 +416,9 @@ def _is_supported(
         return True
     if converter_of(node) is not None:
         return True
-    if node.domain in STANDARD_DOMAINS and node.op_type in (*CONTROL_FLOW, "Constant"):
+    if node.domain in STANDARD_DOMAINS and node.op_type in (
+        *(*CONTROL_FLOW, *SEQUENCES, "Constant"),
+    ):
         return True
     return has_function_body(node, opsets.get(_domain(node.domain), 1))
 

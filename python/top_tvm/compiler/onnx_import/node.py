@@ -18,8 +18,17 @@ from top_tvm.plan import DTYPE_BYTES
 
 Array: TypeAlias = npt.NDArray[Any]
 Expr: TypeAlias = relax.Expr
+
+
+@dataclass(frozen=True)
+class TensorSequence:
+    """A value that is a sequence of tensors; see ``sequences``."""
+
+    tensors: tuple[Value, ...]
+
+
 # Constants stay arrays until a converter needs them as expressions: folding never leaves NumPy.
-Value: TypeAlias = Array | Expr
+Value: TypeAlias = Array | Expr | TensorSequence
 # A converter returns one expression, or one per output: None for those that nobody asked for.
 Converted: TypeAlias = Expr | Sequence[Expr | None]
 
@@ -137,6 +146,8 @@ def constant(array: Array) -> Expr:
 
 def as_expression(value: Value, place: str) -> Expr:
     """A value as Relax sees it."""
+    if isinstance(value, TensorSequence):
+        raise ModelError(f"{place}: is a sequence of tensors where a tensor is wanted")
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype.name not in DTYPE_BYTES:

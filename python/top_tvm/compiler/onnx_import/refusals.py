@@ -10,15 +10,12 @@ _SIZE = (
     "the size of its result depends on values that are computed at run time; only sizes that are "
     "known when the model is built are supported: "
 )
-_LOOP = "loops are not supported; export the model with the loop unrolled"
 _REASONS = {
     "ConstantOfShape": _SIZE + "make its shape a constant",
-    "Loop": _LOOP,
     "MelWeightMatrix": _SIZE + "make all its inputs constants",
     "NonMaxSuppression": _SIZE + "end the model before it, and select boxes outside",
     "NonZero": _SIZE + "use a mask instead of a list of indices",
     "Range": _SIZE + "make its limits and its step constants",
-    "Scan": _LOOP,
     "Unique": _SIZE + "end the model before it",
 }
 
