@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from top_tvm.compiler.build import compile_model, make_plan
@@ -57,7 +57,11 @@ class NodeBatch:
         for output in graph.output:
             output.ClearField("type")
         opset = helper.make_opsetid("", self.opset)
-        return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+        inferred = shape_inference.infer_shapes(model)
+        for output in inferred.graph.output:  # of a known type, but whatever shape
+            output.type.tensor_type.ClearField("shape")
+        return inferred
 
     def run(self, precision="fp32"):
         """Results of the compiled model, by name."""

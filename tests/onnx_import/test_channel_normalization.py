@@ -134,7 +134,7 @@ VECTORS = [(name, TensorProto.FLOAT, (3,)) for name in "abcd"]
         (model_of("BatchNormalization", [X, *VECTORS], 9, outputs=5), "no results of inference"),
         (model_of("BatchNormalization", [X, *VECTORS], 6), r"training mode \(is_test=0\)"),
         (model_of("LpNormalization", [X], p=3), "p=3 is not supported, but 1 and 2"),
-        (model_of("GroupNormalization", [X, *VECTORS[:2]], 18, num_groups=2), "no 2 groups"),
+        (model_of("GroupNormalization", [X, *VECTORS[:2]], 21, num_groups=2), "no 2 groups"),
         (model_of("RandomNormalLike", [X]), "results are random.*make them inputs of the model"),
         (
             model_of("Dropout", [X, ("r", 1, ()), ("t", TensorProto.BOOL, ())]),

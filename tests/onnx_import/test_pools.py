@@ -135,7 +135,6 @@ def test_max_unpool_writes_within_its_output():
     [
         ((1, 1, 3, 3, 3, 3), {"kernel_shape": [1] * 4}, "pools of 4 spatial dimensions"),
         ((1, 1, 5), {"kernel_shape": [2], "pads": [2, 0]}, "hold padding only"),
-        ((1, 1, 5), {"kernel_shape": [2, 2]}, r"window \[2, 2\] does not fit 1 spatial dimensions"),
         ((1, 1, 5), {"kernel_shape": [6]}, "is larger than the padded data of 5"),
     ],
 )

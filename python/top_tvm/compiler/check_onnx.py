@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from top_tvm.compiler.onnx_import.functions import find_schema
 from top_tvm.compiler.read_onnx import MAX_DIMENSIONS, describe_node, tensor_bytes, type_name
 from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
@@ -92,6 +93,7 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = result.graph
     graph.name = model.graph.name or "graph"
     graph.node.extend(model.graph.node)
+    _spell_out_defaults(result)
     large = {}
     for tensor in model.graph.initializer:
         if tensor_bytes(tensor.data_type, tuple(tensor.dims)) > _SMALL_BYTES:
@@ -105,6 +107,24 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     graph.output.extend(model.graph.output)
     return result
+
+
+def _spell_out_defaults(model: onnx.ModelProto) -> None:
+    """Give nodes the attributes that they leave to their defaults, in place.
+
+    Shape inference goes through the body that the standard gives some operators, such as
+    ``MeanVarianceNormalization``, and only the operator knows the defaults.
+    """
+    versions = {item.domain: item.version for item in model.opset_import}
+    opset = versions.get("", versions.get("ai.onnx", 1))
+    for node in model.graph.node:
+        schema = find_schema(node, opset) if node.domain in ("", "ai.onnx") else None
+        if schema is None or not schema.has_function:
+            continue
+        given = {item.name for item in node.attribute}
+        for name, attribute in schema.attributes.items():
+            if attribute.default_value.name and name not in given:
+                node.attribute.append(attribute.default_value)
 
 
 def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str) -> GraphMemory:
