@@ -84,7 +84,8 @@ def test_gemm_of_fractions_of_integers_is_refused():
 def test_gemm_with_its_epilogue_is_one_primitive():
     batch = NodeBatch(opset=13)
     weight, bias = normal(16, 8), normal(16)
-    (y,) = batch.add("Gemm", batch.given(normal(4, 8)), weight, bias, transB=1)
+    x = batch.given(normal(4, 8))
+    (y,) = batch.add("Gemm", x, weight, bias, transB=1, alpha=0.5, beta=2.0)
     batch.outputs = batch.add("Relu", y)
     assert kernels(batch) == ["matmul"]
 
