@@ -73,6 +73,16 @@ def test_activations(dtype):
     check(batch, expected, FLOATS[dtype])
 
 
+def test_activations_keep_nan():
+    data = np.array([np.nan, 1], "float32")
+    batch = NodeBatch(opset=20)
+    x = batch.given(data)
+    for operator in ("Elu", "Selu", "LeakyRelu", "Sigmoid", "Softplus", "Softsign", "Gelu"):
+        batch.add(operator, x)
+    for name, result in batch.run().items():
+        assert np.isnan(result).tolist() == [True, False], name
+
+
 def test_swish_came_with_version_24():
     data = POINTS.astype("float32")
     batch = NodeBatch(opset=24)

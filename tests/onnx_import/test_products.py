@@ -84,7 +84,8 @@ def test_gemm_of_fractions_of_integers_is_refused():
 def test_gemm_with_its_epilogue_is_one_primitive():
     batch = NodeBatch(opset=13)
     weight, bias = normal(16, 8), normal(16)
-    (y,) = batch.add("Gemm", batch.given(normal(4, 8)), weight, bias, transB=1)
+    x = batch.given(normal(4, 8))
+    (y,) = batch.add("Gemm", x, weight, bias, transB=1, alpha=0.5, beta=2.0)
     batch.outputs = batch.add("Relu", y)
     assert kernels(batch) == ["matmul"]
 
@@ -133,12 +134,13 @@ def test_quantisation(dtype):
     batch.add("QuantizeLinear", x, np.float32(1), np.array(5, dtype))
     batch.add("QuantizeLinear", x, batch.given(scale), batch.given(zero), axis=0)
     batch.add("QuantizeLinear", x, scale, zero, axis=-2)
+    batch.add("QuantizeLinear", batch.given(data[:, 1].copy()), scale, zero, axis=0)
     limits = np.iinfo(dtype)
     with np.errstate(over="ignore"):
         one = np.clip(np.round(data) + 5, limits.min, limits.max).astype(dtype)
         rows = np.round(data / scale[:, None]) + zero[:, None].astype("float32")
     rows = np.clip(rows, limits.min, limits.max).astype(dtype)
-    expected = [one, rows, rows]
+    expected = [one, rows, rows, rows[:, 1]]
     whole = np.arange(12, dtype=dtype).reshape(2, 6)
     blocks = np.array([[1, 2], [4, 8]], "float32")
     y = batch.given(whole)
@@ -191,6 +193,29 @@ def test_four_bit_weights_become_floats_when_the_model_is_built():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     (variant,) = compile_model(model).variants
     assert [op.kernel.symbol for op in variant.extracted.graph.ops] == ["matmul"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_determinants(dtype):
+    singular = np.array([[0, 1, 2], [0, 3, 4], [0, 5, 6]])
+    swapped = np.array([[0, 0, 2], [0, 3, 1], [4, 1, 1]])
+    datas = [normal(1, 1), normal(2, 3, 2, 2), normal(5, 7, 7), singular, swapped]
+    batch = NodeBatch(opset=17)
+    for data in datas:
+        batch.add("Det", batch.given(data, dtype))
+    expected = [np.linalg.det(data.astype(dtype).astype("float64")) for data in datas]
+    check(batch, [np.asarray(value, dtype) for value in expected], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [((2, 3), "consists of no square matrices"), ((33, 33), "33 rows, more than 32")],
+)
+def test_determinants_that_are_refused(shape, text):
+    batch = NodeBatch(opset=17)
+    batch.add("Det", batch.given(normal(*shape)))
+    with pytest.raises(ModelError, match=text):
+        convert_graph(batch.model(), "det")
 
 
 EQUATIONS = [

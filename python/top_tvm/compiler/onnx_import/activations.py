@@ -73,12 +73,15 @@ def convert_celu(node: Node) -> Converted:
 
 
 def _elu(x: Expr, alpha: float, scale: float = 1.0) -> Expr:
+    """Of parts that are 0 on either side: without a condition, it can be stored in bfloat16."""
     zero = number(0, x)
-    below = relax.op.minimum(x, zero)  # of which e^x does not overflow
+    below = relax.op.minimum(zero, x)  # in this order NaN stays
     if scale != 1:
         below = relax.op.multiply(below, number(scale, x))
-    curve = relax.op.subtract(relax.op.exp(below), number(1, x))
-    return relax.op.where(relax.op.less(x, zero), relax.op.multiply(curve, number(alpha, x)), x)
+    curve = relax.op.multiply(
+        relax.op.subtract(relax.op.exp(below), number(1, x)), number(alpha, x)
+    )
+    return relax.op.add(relax.op.maximum(zero, x), curve)
 
 
 def convert_thresholded_relu(node: Node) -> Converted:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from tvm import relax
 
-from top_tvm.compiler.onnx_import.node import Converted, Expr, Node, constant, dtype_of, shape_of
+from top_tvm.compiler.onnx_import.node import (
+    Converted,
+    Expr,
+    Node,
+    constant,
+    constant_of,
+    dtype_of,
+    shape_of,
+)
 from top_tvm.compiler.onnx_import.widening import cast, is_float, widened
 
 
@@ -60,7 +68,10 @@ def convert_gemm(node: Node) -> Converted:
     addend = [_addend(node)] if has_addend else []
 
     def compute(a: Expr, b: Expr, *c: Expr) -> Expr:
-        product = scaled(node, node.emit(_matmul(node, a, b)), "alpha")
+        if constant_of(node.input(1)) is not None:  # then its multiple is one, too
+            product = _matmul(node, a, node.emit(scaled(node, b, "alpha")))
+        else:
+            product = scaled(node, node.emit(_matmul(node, a, b)), "alpha")
         return relax.op.add(product, scaled(node, c[0], "beta")) if c else product
 
     return widened(node, compute, *operands, *addend)

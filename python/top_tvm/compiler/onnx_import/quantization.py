@@ -57,7 +57,8 @@ def _spread(node: Node, index: int) -> Expr:
     value, shape, rank = node.input(index), node.shape(index), node.rank(0)
     if shape in ((), (1,)):
         return relax.op.reshape(value, ()) if shape else value
-    axis = node.axis(int(node.attribute("axis", 1)), rank)
+    # Exporters leave it out for vectors, such as biases, which have no axis 1.
+    axis = node.axis(int(node.attribute("axis", 1)), rank) if rank > 1 else 0
     block = int(node.attribute("block_size", 0))
     extent = node.shape(0)[axis]
     if len(shape) == 1 and not block:
