@@ -33,6 +33,7 @@ from top_tvm.compiler.onnx_import.node import (
 )
 from top_tvm.compiler.onnx_import.order import needed_nodes
 from top_tvm.compiler.onnx_import.sequences import SEQUENCES, SequenceNode
+from top_tvm.compiler.transform.rewriter import bindings_of, variables_in
 from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
 from top_tvm.plan import DTYPE_BYTES
@@ -76,9 +77,10 @@ def convert_graph(
         raise ModelError(f"{name}: sparse initializers are not supported; store them densely")
     for tensor in model.graph.initializer:
         values[tensor.name] = to_array(tensor, name)
-    parameters = []
+    parameters, runtime_names = [], []
     for info in model.graph.input:
         if info.name not in values:
+            runtime_names.append(info.name)
             parameters.append(_parameter(info, name))
             values[info.name] = parameters[-1]
     with builder.function("main", params=parameters):
@@ -89,7 +91,19 @@ def convert_graph(
             results = [_result(output.name, values, name) for output in model.graph.output]
             result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         builder.emit_func_output(result)
-    return builder.get()
+    module = builder.get()
+    _warn_of_unused(module["main"], name, runtime_names)
+    return module
+
+
+def _warn_of_unused(function: relax.Function, name: str, inputs: Sequence[str]) -> None:
+    used = set(variables_in(function.body.body))
+    for binding in bindings_of(function):
+        used.update(variables_in(binding.value))
+    pairs = zip(inputs, function.params, strict=True)
+    unused = [repr(given) for given, parameter in pairs if parameter not in used]
+    if unused:
+        _LOG.warning("%s: the results do not depend on: %s", name, ", ".join(unused))
 
 
 def unsupported_operators(model: onnx.ModelProto, name: str) -> dict[str, list[str]]:
@@ -170,7 +184,8 @@ class _Walk:
         elif proto.domain in STANDARD_DOMAINS and proto.op_type in SEQUENCES:
             results = [self._convert_sequence(proto, operands, label)]
         else:
-            results = fold(proto, opset, operands, label)
+            local = (proto.domain, proto.op_type) in self.functions  # whatever else has its name
+            results = None if local else fold(proto, opset, operands, label)
         if results is None:
             function = self._function(proto, opset, operands)
             if function is not None:
