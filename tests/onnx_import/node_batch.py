@@ -60,8 +60,8 @@ class NodeBatch:
         model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
         inferred = shape_inference.infer_shapes(model)
         for output in inferred.graph.output:  # of a known type, but whatever shape
-            if output.type.HasField("tensor_type"):
-                output.type.tensor_type.ClearField("shape")
+            kind = output.type.tensor_type.elem_type or TensorProto.FLOAT
+            output.CopyFrom(helper.make_tensor_value_info(output.name, kind, None))
         return inferred
 
     def run(self, precision="fp32"):

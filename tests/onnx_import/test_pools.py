@@ -32,7 +32,7 @@ def attributes_of(rank):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_max_pool(rank):
-    batch = NodeBatch(17)
+    batch = NodeBatch(22)
     x = batch.given(numbers(2, 3, *EXTENTS[:rank]))
     for attributes in attributes_of(rank):
         batch.add("MaxPool", x, **attributes)
@@ -54,7 +54,7 @@ def test_max_pool_takes_the_first_of_equal_values():
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_average_pool(rank):
-    batch = NodeBatch(19)
+    batch = NodeBatch(22)
     data = numbers(2, 3, *EXTENTS[:rank])
     x = batch.given(data)
     expected = {}

@@ -141,10 +141,7 @@ def test_resizing_keeps_channels_last():
 @pytest.mark.parametrize(
     ("operands", "attributes", "message"),
     [
-        ([NOTHING, scales(1, 1, 2)], {}, "3 scales or sizes for 4 axes"),
-        ([NOTHING, scales(1, 1, 2, -1)], {}, "must be positive"),
         ([NOTHING, scales(1, 1, 2, 0.01)], {}, r"\[1, 2, 4, 4\] to \[1, 2, 8, 0\] is empty"),
-        ([], {}, "neither scales nor sizes"),
         ([NOTHING, scales(1, 1, 2, 2)], {"mode": "area"}, "mode 'area' does not exist"),
         (
             [NOTHING, scales(1, 1, 2, 2)],
