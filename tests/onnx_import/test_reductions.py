@@ -54,7 +54,7 @@ def test_axes_are_attributes_or_inputs(opset, dtype):
     check(batch, expected, {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}[dtype])
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "uint64"])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64"])
 def test_integers(dtype):
     data = np.arange(1, 9).reshape(2, 4)
     if np.dtype(dtype).kind == "i":
@@ -73,13 +73,14 @@ def test_integers(dtype):
     check(batch, [*expected, mean])
 
 
-def test_truth_values():
-    data = np.array([[True, False], [True, True], [False, False]])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8"])
+def test_extrema_of_bytes_and_truth_values(dtype):
+    data = np.array([[1, 0], [1, 1], [0, 0]], dtype)
     batch = NodeBatch(opset=20)
     x = batch.given(data)
     for operator in ("ReduceMax", "ReduceMin"):
         batch.add(operator, x, np.array([1], "int64"), keepdims=0)
-    check(batch, [data.any(1), data.all(1)])
+    check(batch, [data.max(1), data.min(1)])
 
 
 def test_no_axes_and_scalars():
