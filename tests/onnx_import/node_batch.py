@@ -56,12 +56,14 @@ class NodeBatch:
         )
         for output in graph.output:
             output.ClearField("type")
-        opset = helper.make_opsetid("", self.opset)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
         inferred = shape_inference.infer_shapes(model)
         for output in inferred.graph.output:  # of a known type, but whatever shape
-            kind = output.type.tensor_type.elem_type or TensorProto.FLOAT
-            output.CopyFrom(helper.make_tensor_value_info(output.name, kind, None))
+            if output.type.tensor_type.elem_type:
+                output.type.tensor_type.ClearField("shape")
+            else:  # which inference does not find for other domains and for invalid nodes
+                output.ClearField("type")
         return inferred
 
     def run(self, precision="fp32"):

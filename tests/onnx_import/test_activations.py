@@ -180,11 +180,6 @@ class ContribBatch(NodeBatch):
     def add(self, operator, *operands, domain="com.microsoft", **attributes):
         return super().add(operator, *operands, domain=domain, **attributes)
 
-    def model(self):
-        model = super().model()
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-        return model
-
 
 def test_contrib_operators():
     random = np.random.default_rng(0)

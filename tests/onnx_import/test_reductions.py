@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from node_batch import NodeBatch
 
-from top_tvm.compiler.build import compile_model
+from top_tvm.compiler.onnx_import.graph import convert_graph
 from top_tvm.errors import ModelError
 
 DATA = np.random.default_rng(0).standard_normal((2, 3, 4))
@@ -54,7 +54,7 @@ def test_axes_are_attributes_or_inputs(opset, dtype):
     check(batch, expected, {"float16": 2e-3, "float32": 1e-5, "float64": 1e-12}[dtype])
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8", "uint64"])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64"])
 def test_integers(dtype):
     data = np.arange(1, 9).reshape(2, 4)
     if np.dtype(dtype).kind == "i":
@@ -73,13 +73,14 @@ def test_integers(dtype):
     check(batch, [*expected, mean])
 
 
-def test_truth_values():
-    data = np.array([[True, False], [True, True], [False, False]])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8"])
+def test_extrema_of_bytes_and_truth_values(dtype):
+    data = np.array([[1, 0], [1, 1], [0, 0]], dtype)
     batch = NodeBatch(opset=20)
     x = batch.given(data)
     for operator in ("ReduceMax", "ReduceMin"):
         batch.add(operator, x, np.array([1], "int64"), keepdims=0)
-    check(batch, [data.any(1), data.all(1)])
+    check(batch, [data.max(1), data.min(1)])
 
 
 def test_no_axes_and_scalars():
@@ -132,18 +133,8 @@ def test_empty_sets_reduce_to_the_identity(dtype):
         np.testing.assert_array_equal(results[name], expected)
 
 
-def test_the_mean_of_nothing_is_refused():
-    batch = NodeBatch(opset=18)
-    x = batch.given(np.ones((2, 3), "float32"))
-    none = np.array([0], "int64")
-    (empty,) = batch.add("Slice", x, none, none, np.array([1], "int64"))
-    batch.add("ReduceMean", empty)
-    with pytest.raises(ModelError, match="it reduces no elements"):
-        compile_model(batch.model())
-
-
 def test_axes_that_do_not_exist_are_refused():
     batch = NodeBatch(opset=18)
     batch.add("ReduceSum", batch.given(np.ones((2, 3), "float32")), np.array([2], "int64"))
     with pytest.raises(ModelError, match="axis 2 does not exist in 2 dimensions"):
-        compile_model(batch.model())
+        convert_graph(batch.model(), "sum")

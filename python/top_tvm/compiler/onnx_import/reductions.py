@@ -44,15 +44,15 @@ class _Extent:
 Reduction = Callable[[Expr, _Extent], Expr]
 
 
-def reduction(compute: Reduction, empty: float | None) -> Callable[[Node], Converted]:
+def reduction(compute: Reduction, empty: float) -> Callable[[Node], Converted]:
     """Converter of a reduction.
 
     Parameters
     ----------
     compute : callable
         Of the data, which is not of half precision, and what to reduce.
-    empty : float or None
-        Result of no elements; None where there is none.
+    empty : float
+        Result of no elements.
     """
 
     def convert(node: Node) -> Converted:
@@ -63,9 +63,7 @@ def reduction(compute: Reduction, empty: float | None) -> Callable[[Node], Conve
         extent = _Extent(node, axes, keepdims, count)
         if 0 in shape:
             left = [1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes]
-            if empty is None and 0 not in left:
-                node.refuse("it reduces no elements, of which there is no result")
-            value = _within(0 if empty is None else empty, node.dtype(0))
+            value = _within(empty, node.dtype(0))
             return constant(np.full(left, value, node.dtype(0)))
         return widened(node, lambda x: compute(x, extent), data)
 
@@ -167,7 +165,7 @@ CONVERTERS: Mapping[str, Callable[[Node], Converted]] = {
     "ReduceLogSum": reduction(_log_of_sum, -np.inf),
     "ReduceLogSumExp": reduction(_log_of_sum_of_exponentials, -np.inf),
     "ReduceMax": reduction(_extremum(relax.op.max), -np.inf),
-    "ReduceMean": reduction(_mean, None),
+    "ReduceMean": reduction(_mean, np.nan),
     "ReduceMin": reduction(_extremum(relax.op.min), np.inf),
     "ReduceProd": reduction(_product, 1),
     "ReduceSum": reduction(_sum, 0),
