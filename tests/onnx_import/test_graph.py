@@ -10,9 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 import top_tvm
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.onnx_import import control_flow
+from top_tvm.compiler.onnx_import.fold import fold
 from top_tvm.errors import ModelError
 
 X = np.linspace(-2, 3, 8, dtype=np.float32).reshape(2, 4)
+INTEGERS = ("numbers", "rows_times_many", "size")  # results that are
 node = helper.make_node
 
 
@@ -26,7 +28,7 @@ def make(nodes, outputs=("y",), constants=None, functions=(), inputs=("x",), ops
         nodes,
         "g",
         [tensor(name, X.shape) for name in inputs],
-        [tensor(name) for name in outputs],
+        [tensor(n, kind=TensorProto.INT64 if n in INTEGERS else 1) for n in outputs],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()],
     )
     return helper.make_model(
@@ -103,7 +105,7 @@ def test_a_function_of_the_model_comes_before_an_operator_of_its_name():
 
 def test_endless_functions_are_refused():
     endless = function("F", ["a"], ["b"], [node("F", ["a"], ["b"], domain="own")])
-    with pytest.raises(ModelError, match="functions are nested more than 16 deep"):
+    with pytest.raises(ModelError, match="function 'F' calls itself"):
         import_onnx(make([node("F", ["x"], ["y"], domain="own")], functions=[endless]))
 
 
@@ -118,7 +120,7 @@ def test_results_may_be_inputs_constants_or_each_other():
 def test_any_order_of_nodes_and_dead_nodes():
     nodes = [
         node("Add", ["b", "a"], ["y"]),
-        node("Mystery", ["x"], ["dead"]),
+        node("Sqrt", ["x"], ["dead"]),
         node("Neg", ["a"], ["b"]),
         node("Abs", ["x"], ["a"]),
     ]
@@ -130,7 +132,7 @@ def test_any_order_of_nodes_and_dead_nodes():
     [
         ([node("Add", ["x", "y"], ["y"], name="n")], "node 'n' .Add. depends on itself"),
         ([node("Neg", ["x"], ["y"]), node("Abs", ["x"], ["y"])], "two nodes compute 'y'"),
-        ([node("Add", ["x", "z"], ["y"], name="n")], "no node before it computes its input 'z'"),
+        ([node("Add", ["x", "z"], ["y"], name="n")], "its input 'z' does not exist"),
         ([node("Neg", ["x"], ["z"])], "output 'y' is computed by no node"),
     ],
 )
@@ -160,24 +162,24 @@ def test_shape_arithmetic_in_64_bits_is_folded():
         node("Unsqueeze", ["doubled", "axis"], ["first"]),
         node("Concat", ["first", "rest"], ["target"], axis=0),
         node("Reshape", ["x", "target"], ["y"]),
-        node("Mul", ["rows", "many"], ["z"]),
+        node("Mul", ["rows", "many"], ["rows_times_many"]),
         node("Size", ["x"], ["size"]),
     ]
     constants = {"zero": np.int64(0), "two": np.int64(2), "axis": np.int64([0])}
     constants |= {"rest": np.int64([-1]), "many": np.int64(1 << 40)}
-    y, z, size = run(make(nodes, ("y", "z", "size"), constants))
+    y, z, size = run(make(nodes, ("y", "rows_times_many", "size"), constants))
     np.testing.assert_array_equal(y, X.reshape(4, 2))
     assert (z, size) == (2 << 40, 8)
     assert z.dtype == size.dtype == np.int64
 
 
-@pytest.mark.parametrize("op_type", ["ConstantOfShape", "Expand"])
-def test_results_of_absurd_size_are_refused(op_type):
-    sources = {"ConstantOfShape": ["huge"], "Expand": ["one", "huge"]}
-    constants = {"huge": np.int64([1 << 20, 1 << 20]), "one": np.float32([1])}
-    nodes = [node(op_type, sources[op_type], ["big"]), node("Cast", ["big"], ["y"], to=1)]
-    with pytest.raises(ModelError, match=rf"{op_type}\): its result would have \d+ elements"):
-        import_onnx(make(nodes, constants=constants))
+@pytest.mark.parametrize("operands", [("ConstantOfShape",), ("Expand", np.float32([1]))])
+def test_constants_of_absurd_size_are_refused(operands):
+    op_type, *values = operands
+    values.append(np.int64([1 << 20, 1 << 20]))
+    made = node(op_type, ["a", "b"][: len(values)], ["y"])
+    with pytest.raises(ModelError, match=r"here: its result would have \d+ elements"):
+        fold(made, 17, values, "here")
 
 
 def branch(name, nodes):
@@ -212,7 +214,12 @@ def loop_body(state_nodes, condition="going"):
         state_nodes,
         "body",
         [*inputs, tensor("state")],
-        [tensor(condition), tensor("new"), tensor("i"), tensor("new")],
+        [
+            tensor(condition, (), TensorProto.BOOL),
+            tensor("new"),
+            tensor("i", (), TensorProto.INT64),
+            tensor("new"),
+        ],
     )
 
 
@@ -266,9 +273,10 @@ def test_loops_that_are_refused(count, nodes, condition, message):
 
 def test_nested_loops_have_one_limit(monkeypatch):
     monkeypatch.setattr(control_flow, "MAX_UNROLLED_NODES", 30)
-    inner = node("Loop", ["n", "", "state"], ["new", "is", "s"], body=renamed(loop_body(DOUBLE)))
+    body = renamed(loop_body([node("Add", ["state", "x"], ["new"])]))
+    inner = node("Loop", ["n", "", "state"], ["new", "is", "s"], body=body)
     model = make([looping(loop_body([inner]))], constants={"n": np.int64(5)})
-    np.testing.assert_array_equal(run(model)[0], 2**25 * X)
+    np.testing.assert_allclose(run(model)[0], 26 * X, rtol=1e-5)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.int64(6), "n"))
     with pytest.raises(ModelError, match="become more than 30 nodes"):
         import_onnx(model)
@@ -279,7 +287,7 @@ def renamed(body):
     for item in (*body.input, *body.output):
         item.name = f"inner_{item.name}"
     for inner in body.node:
-        inner.input[:] = [f"inner_{name}" for name in inner.input]
+        inner.input[:] = [name if name == "x" else f"inner_{name}" for name in inner.input]
         inner.output[:] = [f"inner_{name}" for name in inner.output]
     return body
 
@@ -307,6 +315,5 @@ def test_scans_run_along_any_axis_in_either_direction():
 def test_operators_without_elements_give_constants():
     nodes = [node("Slice", ["x", "end", "end", "one"], ["none"])]
     nodes.append(node("Concat", ["none", "x", "none"], ["y"], axis=1))
-    y, none = run(make(nodes, ("y", "none"), {"end": np.int64([4]), "one": np.int64([1])}))
+    (y,) = run(make(nodes, ("y",), {"end": np.int64([4]), "one": np.int64([1])}))
     np.testing.assert_array_equal(y, X)
-    assert none.shape == (2, 0)
