@@ -11,12 +11,16 @@ for too long, the seed that it was at is at fault, and another child goes on wit
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
+import resource
 import selectors
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +31,8 @@ from typing import IO, Any
 # nothing for ten times as long hangs.
 SECONDS = 30
 HANG_SECONDS = 300
-# Of a child: pages in use at its worst beyond what its imports and the undamaged file take.
+# Of a child: pages in use at its worst beyond what its imports and the undamaged file take, before
+# ONNX Runtime has its turn.
 PEAK_BYTES = 2**30
 # Address space of a child, so that a runaway allocation fails rather than harms the machine.
 ADDRESS_BYTES = {"top": 16 * 2**30, "onnx": 3 * 2**30}
@@ -127,10 +132,6 @@ def prepare(kind: str, folder: Path) -> None:
 
 def _work(kind: str, folder: Path, first: int, count: int, keep: Path | None) -> None:
     """The child's side."""
-    import faulthandler
-    import resource
-    import time
-
     from top_tvm.errors import TopTVMError
 
     faulthandler.enable()
@@ -138,7 +139,13 @@ def _work(kind: str, folder: Path, first: int, count: int, keep: Path | None) ->
     say = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
 
+    usual = ours = 0
+
     def tell(phase: str, **fields: Any) -> None:
+        nonlocal ours
+        if phase == "reference":  # not our memory from here on
+            ours = _peak_bytes()
+            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         say.write(json.dumps({"phase": phase, **fields}) + "\n")
 
     trial: Callable[[int, Path, Callable[..., None]], str]
@@ -150,9 +157,11 @@ def _work(kind: str, folder: Path, first: int, count: int, keep: Path | None) ->
         import corrupt_onnx
 
         trial = corrupt_onnx.open_trial(folder)
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES[kind], ADDRESS_BYTES[kind]))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
     usual = _peak_bytes()
     for seed in range(first, first + count):
+        ours = 0
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_BYTES[kind], hard))
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(keep or scratch)
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
@@ -163,25 +172,21 @@ def _work(kind: str, folder: Path, first: int, count: int, keep: Path | None) ->
             except TopTVMError as error:
                 outcome, detail = "refused", f"{type(error).__name__}: {error}"
             except Exception as error:
-                import traceback
-
                 detail = "".join(traceback.format_exception(error))[-3000:]
             faulthandler.cancel_dump_traceback_later()
             seconds = time.process_time() - start
         if seconds > SECONDS:
             outcome, detail = "hung", f"took {seconds:.1f} s; {detail}"
-        grown = _peak_bytes() - usual
+        grown = (ours or _peak_bytes()) - usual
         if grown > PEAK_BYTES:
             outcome, detail = "failed", f"{grown / 1e6:.0f} MB of memory; {detail}"
         tell("done", outcome=outcome, detail=detail, seconds=seconds)
-        if grown > PEAK_BYTES:
-            break  # the peak would be held against the next
+        if _peak_bytes() - usual > PEAK_BYTES / 4:
+            break  # which would be held against the next
     tell("end")
 
 
 def _peak_bytes() -> int:
-    import resource
-
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -67,6 +67,7 @@ def load_onnx(source: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelP
         model = _parse(path, name)
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{name}: is not an ONNX model, or its graph is empty")
+    _check_text(model, name)
     _check_versions(model, name)
     _name_domains(model)
     _check_functions(model, name)
@@ -103,6 +104,29 @@ def _parse(source: bytes | Path, name: str) -> onnx.ModelProto:
         return onnx.load(source, load_external_data=False)
     except (DecodeError, EncodeError, ValueError, OSError) as error:
         raise ModelError(f"{name}: cannot be read as an ONNX model: {error}") from error
+
+
+def _check_text(model: onnx.ModelProto, name: str) -> None:
+    """Refuse names that are not UTF-8: protobuf gives such text as bytes."""
+    graphs = [model.graph]
+    functions = [node for function in model.functions for node in function.node]
+    nodes = list(_all_nodes([*model.graph.node, *functions]))
+    for node in nodes:
+        attributes = node.attribute
+        graphs += [a.g for a in attributes if a.HasField("g")]
+        graphs += [graph for a in attributes for graph in a.graphs]
+    texts = [
+        *((n.op_type, n.domain, n.name, *n.input, *n.output) for n in nodes),
+        *((a.name, a.ref_attr_name) for n in nodes for a in n.attribute),
+        *((v.name,) for g in graphs for v in (*g.input, *g.output, *g.initializer)),
+        *((g.name,) for g in graphs),
+        *((f.name, f.domain, *f.input, *f.output, *f.attribute) for f in model.functions),
+        *((o.domain,) for o in model.opset_import),
+    ]
+    for text in texts:
+        for entry in text:
+            if isinstance(entry, bytes):
+                raise ModelError(f"{name}: the name {entry!r:.80} is not valid UTF-8")
 
 
 def _name_domains(model: onnx.ModelProto) -> None:
