@@ -39,7 +39,7 @@ OPSETS = {
     "wavenet": 11,
 }
 # The exporter of torch.export at opset 18 is what exported programs go through; this is another.
-DYNAMIC = ("detector", "encoder", "lstm", "mobilenet", "swin", "text")
+DYNAMIC = ("detector", "encoder", "lstm", "text")
 DYNAMIC_OPSET = 20
 
 

@@ -237,9 +237,9 @@ def test_a_kernel_writes_as_many_arguments_as_its_name_says() -> None:
         return replace(plan, kernels=(plan.kernels[0], Kernel("tvm", symbol)))
 
     renamed("f_0123456789abcdef").validate()
-    renamed("f_to2").validate()  # not of the compiler
+    renamed("f_writes2").validate()  # not of the compiler
     with pytest.raises(PlanError, match=r"\('f'\): num_outputs is 1, but its kernel writes 2"):
-        renamed("f_to2_0123456789abcdef").validate()
+        renamed("f_writes2_0123456789abcdef").validate()
 
 
 def test_memory_in_too_many_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ MAX_STREAMS = 1024
 MAX_BYTES = 2**62  # of one memory: sums of two sizes stay within 64 bits
 MAX_DIMENSIONS = 32
 # Kernels of the compiler: a name, the number of outputs when there are several, a hash.
-_SYMBOL = re.compile(r"(?:_to(\d{1,6}))?_[0-9a-f]{16}\Z")
+_SYMBOL = re.compile(r"(?:_writes(\d{1,6}))?_[0-9a-f]{16}\Z")
 # Ten times what networks with thousands of operators have; the time of the checks is bounded by it.
 MAX_CALLS = 20_000
 MAX_TENSORS = 200_000

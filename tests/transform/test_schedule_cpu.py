@@ -197,3 +197,21 @@ def test_a_result_that_is_read_for_the_next_one():
     compiled(function)["kernel"](tvm.runtime.tensor(x), *parts)
     np.testing.assert_allclose(parts[0].numpy(), x * 2 + 1, rtol=1e-5)
     np.testing.assert_allclose(parts[1].numpy(), np.tanh(x * 2 + 1), rtol=1e-5)
+
+
+def test_a_value_that_several_results_read_stays():
+    """TVM would merge it with the first of them, and leave the others without it."""
+
+    def results(x):
+        value = te.compute(x.shape, lambda i, j: te.tanh(x[i, j]), "value")
+        second = te.compute((3,), lambda i: value[i, 1] + 1, "second")
+        return [second, te.compute((3,), lambda i: value[i, 0], "first")]
+
+    x = random(3, 2)
+    function = schedule_prim_func(
+        te.create_prim_func([(a := te.placeholder(x.shape)), *results(a)])
+    )
+    parts = [tvm.runtime.tensor(np.zeros(3, "float32")) for _ in range(2)]
+    compiled(function)["kernel"](tvm.runtime.tensor(x), *parts)
+    np.testing.assert_allclose(parts[0].numpy(), np.tanh(x[:, 1]) + 1, rtol=1e-5)
+    np.testing.assert_allclose(parts[1].numpy(), np.tanh(x[:, 0]), rtol=1e-5)

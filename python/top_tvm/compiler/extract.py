@@ -160,7 +160,7 @@ class _Extractor:
         tuple_type = isinstance(var.ty, relax.TupleType)
         types = list(var.ty.fields) if tuple_type else [var.ty]
         # Which arguments a kernel writes: plans are checked against the name, see plan_check.py.
-        writes = f"_to{len(types)}" if len(types) > 1 else ""
+        writes = f"_writes{len(types)}" if len(types) > 1 else ""
         symbol = self._keep(name.name_hint + writes, function)
         if function.attrs.get(CONCAT_ATTRIBUTE):
             self.concats.add(len(self.ops))

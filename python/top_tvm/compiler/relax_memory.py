@@ -40,7 +40,12 @@ def relax_memory(module: tvm.IRModule) -> GraphMemory:
         end = last_use.get(binding.var, index)
         dying[end] = dying.get(end, 0) + size
         alive -= dying.pop(index, 0)
-    return GraphMemory(sum(constants.values()), most, largest_bytes, largest)
+    shapes = {
+        str(var.name): tuple(int(extent) for extent in var.ty.shape)
+        for var in (*main.params, *(binding.var for binding in bindings))
+        if isinstance(var.ty, relax.TensorType)
+    }
+    return GraphMemory(sum(constants.values()), most, largest_bytes, largest, shapes)
 
 
 def _bytes(type_: Any) -> int:

@@ -134,7 +134,7 @@ def _inline(schedule: Schedule, blocks: list[SBlockInfo]) -> list[SBlockInfo]:
             if _worth_a_buffer(schedule, block.block_rv):
                 continue
             for inline in (schedule.compute_inline, schedule.reverse_compute_inline):
-                if inline == schedule.reverse_compute_inline and _follows_reduction(
+                if inline == schedule.reverse_compute_inline and not _may_join_producer(
                     schedule, block.block_rv
                 ):
                     continue
@@ -148,10 +148,16 @@ def _inline(schedule: Schedule, blocks: list[SBlockInfo]) -> list[SBlockInfo]:
     return left
 
 
-def _follows_reduction(schedule: Schedule, block: Any) -> bool:
-    """Whether a block reads a reduction: TVM would inline it into each step of a trivial one."""
-    producers = schedule.get_producers(block)
-    return any(schedule.get(producer).init is not None for producer in producers)
+def _may_join_producer(schedule: Schedule, block: Any) -> bool:
+    """Whether inlining a block into what it reads is right, which TVM does not check itself.
+
+    It would inline it into each step of a trivial reduction, and take a buffer away that other
+    blocks read, too.
+    """
+    return all(
+        schedule.get(producer).init is None and len(schedule.get_consumers(producer)) == 1
+        for producer in schedule.get_producers(block)
+    )
 
 
 def _worth_a_buffer(schedule: Schedule, block: Any) -> bool:
