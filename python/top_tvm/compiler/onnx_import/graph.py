@@ -41,6 +41,9 @@ from top_tvm.plan import DTYPE_BYTES
 _LOG = logging.getLogger(__name__)
 STANDARD_DOMAINS = ("", "ai.onnx")
 _SEQUENCE_OPSET = 18  # of the operators that operators on sequences become
+# ONNX's shape inference counts windows that begin in the padding (before opset 22), and bins that
+# a onesided transform leaves out; the standard's reference does neither.
+_WRONGLY_INFERRED = tuple(f"({kind})" for kind in ("AveragePool", "LpPool", "MaxPool", "STFT"))
 _MAX_DEPTH = 16  # of functions that call functions
 
 
@@ -84,12 +87,17 @@ def convert_graph(
             parameters.append(_parameter(info, name))
             values[info.name] = parameters[-1]
     with builder.function("main", params=parameters):
-        with builder.dataflow():
-            scope = _Scope(values, opsets)
-            for node in needed_nodes(model.graph, name):
-                walk.convert(node, scope)
-            results = [_result(output.name, values, name) for output in model.graph.output]
-            result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
+        try:
+            with builder.dataflow():
+                scope = _Scope(values, opsets)
+                for node in needed_nodes(model.graph, name):
+                    walk.convert(node, scope)
+                results = [_result(output.name, values, name) for output in model.graph.output]
+                whole = results[0] if len(results) == 1 else relax.Tuple(results)
+                result = builder.emit_output(whole)
+        except BaseException:
+            builder._end_block()  # else TVM warns, on stderr, that one was left open
+            raise
         builder.emit_func_output(result)
     module = builder.get()
     _warn_of_unused(module["main"], name, runtime_names)
@@ -213,6 +221,8 @@ class _Walk:
         scope.values[name] = result
 
     def _check_shape(self, name: str, result: Value, label: str) -> None:
+        if label.endswith(_WRONGLY_INFERRED):
+            return
         found = result.shape if isinstance(result, np.ndarray) else shape_of(result)
         expected = self.shapes.get(name, found)
         if found != expected:

@@ -114,12 +114,39 @@ def _mean(data: Expr, extent: _Extent) -> Expr:
 
 def _extremum(operator: Callable[..., Expr]) -> Reduction:
     def compute(data: Expr, extent: _Extent) -> Expr:
+        if is_float(dtype_of(data)):
+            return _float_extremum(data, extent, operator is relax.op.max)
         if dtype_of(data) != "bool":
             return extent.apply(operator, data)
         numbers = cast(extent.node, data, "uint8")
         return cast(extent.node, extent.apply(operator, numbers), "bool")
 
     return compute
+
+
+def _float_extremum(data: Expr, extent: _Extent, greatest: bool) -> Expr:
+    """Of infinities an infinity, where Relax's reductions stop at the last finite number."""
+    if not extent.axes:
+        return data
+    dtype = dtype_of(data)
+    none = tirx.const(-np.inf if greatest else np.inf, dtype)
+    choose = tirx.max if greatest else tirx.min
+    reducer = te.comm_reducer(lambda a, b: choose(a, b), lambda _: none)
+    shape = [int(n) for n in data.ty.shape]
+    kept = [1 if i in extent.axes else n for i, n in enumerate(shape)]
+
+    def reduce(x: te.Tensor) -> te.Tensor:
+        runs = {i: te.reduce_axis((0, shape[i]), f"k{i}") for i in extent.axes}
+        return te.compute(
+            kept,
+            lambda *at: reducer(
+                x(*(runs.get(i, a) for i, a in enumerate(at))), axis=[*runs.values()]
+            ),
+            name="max" if greatest else "min",
+        )
+
+    found = extent.node.builder.emit_te(reduce, data)
+    return extent.squeezed(found)
 
 
 def _sum_of_magnitudes(data: Expr, extent: _Extent) -> Expr:
