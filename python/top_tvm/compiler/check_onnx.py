@@ -6,13 +6,14 @@ the model, in which weights are inputs of the same type: it is small, whatever t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from top_tvm.compiler.onnx_import.functions import find_schema
+from top_tvm.compiler.onnx_import.order import keep_needed_nodes
 from top_tvm.compiler.read_onnx import MAX_DIMENSIONS, describe_node, tensor_bytes, type_name
 from top_tvm.device import memory_limit_bytes
 from top_tvm.errors import ModelError
@@ -57,7 +58,8 @@ class GraphMemory:
 def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
     """Check a model that :func:`~top_tvm.compiler.read_onnx.load_onnx` has read, with fixed inputs.
 
-    Nodes are brought into a topological order, in place. Returns what running it takes.
+    Nodes are brought into a topological order, and those that no output needs removed, in place.
+    Returns what running it takes.
 
     Raises
     ------
@@ -65,8 +67,8 @@ def check_model(model: onnx.ModelProto, name: str) -> GraphMemory:
         If the graph is not valid, or would need more memory than there is.
     """
     _check_names(model.graph, name)
+    keep_needed_nodes(model.graph, name)
     _check_omissions(model, name)
-    _sort_nodes(model.graph, name)
     weights = {t.name: tensor_bytes(t.data_type, tuple(t.dims)) for t in model.graph.initializer}
     memory = _graph_memory(_inferred(_skeleton(model), name), weights, name)
     needed, limit = memory.weights_bytes + memory.activations_bytes, memory_limit_bytes()
@@ -254,57 +256,6 @@ def _check_omissions(model: onnx.ModelProto, name: str) -> None:
                 raise ModelError(
                     f"{name}: {describe_node(node)}: its input {formal.name!r} is missing"
                 )
-
-
-def _sort_nodes(graph: onnx.GraphProto, name: str) -> None:
-    """Sort the nodes topologically, those that are in order already staying so."""
-    order = _topological_order(graph.node)
-    if len(order) < len(graph.node):
-        missing = min(set(range(len(graph.node))) - set(order))
-        raise ModelError(f"{name}: {describe_node(graph.node[missing])} depends on its own result")
-    if order != sorted(order):
-        nodes = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
-        del graph.node[:]
-        graph.node.extend(nodes)
-
-
-def _topological_order(nodes: Sequence[onnx.NodeProto]) -> list[int]:
-    """Indices of the nodes that are on no cycle and behind none."""
-    maker = {output: i for i, node in enumerate(nodes) for output in node.output if output}
-    users = defaultdict(list)
-    missing = []
-    for index, node in enumerate(nodes):
-        before = {maker[entry] for entry in node.input if entry in maker}
-        before |= {maker[e] for e in _captured(node) if e in maker}
-        missing.append(len(before))
-        for other in before:
-            users[other].append(index)
-    if all(other < index for other, after in users.items() for index in after):
-        return list(range(len(nodes)))
-    ready = [index for index, count in enumerate(missing) if not count]
-    order = []
-    while ready:
-        order.append(ready.pop())
-        for index in users[order[-1]]:
-            missing[index] -= 1
-            if not missing[index]:
-                ready.append(index)
-    return order
-
-
-def _captured(node: onnx.NodeProto) -> set[str]:
-    """Names of the surrounding graph that the graphs inside a node may use."""
-    names: set[str] = set()
-    pending = [a.g for a in node.attribute if a.HasField("g")]
-    pending += [graph for a in node.attribute for graph in a.graphs]
-    while pending:
-        graph = pending.pop()
-        names.update(value.name for value in graph.output)
-        for inner in graph.node:
-            names.update(inner.input)
-            pending += [a.g for a in inner.attribute if a.HasField("g")]
-            pending += [nested for a in inner.attribute for nested in a.graphs]
-    return names
 
 
 def _gigabytes(nbytes: int) -> str:

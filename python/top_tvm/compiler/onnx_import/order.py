@@ -25,6 +25,19 @@ def needed_nodes(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
     ModelError
         If nodes depend on each other in a circle, or two compute the same value.
     """
+    return [graph.node[index] for index in _needed(graph, name)]
+
+
+def keep_needed_nodes(graph: onnx.GraphProto, name: str) -> None:
+    """Leave nothing but :func:`needed_nodes` in a graph, in their order."""
+    order = _needed(graph, name)
+    if order != list(range(len(graph.node))):
+        kept = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+        del graph.node[:]
+        graph.node.extend(kept)
+
+
+def _needed(graph: onnx.GraphProto, name: str) -> list[int]:
     producers: dict[str, int] = {}
     for index, node in enumerate(graph.node):
         for output in node.output:
@@ -43,7 +56,7 @@ def needed_nodes(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
     if len(order) < len(sources):
         node = graph.node[min(set(sources) - set(order))]
         raise ModelError(f"{name}: node {node.name!r} ({node.op_type}) depends on itself")
-    return [graph.node[index] for index in order]
+    return order
 
 
 def _topological_order(sources: Mapping[int, Set[int]]) -> list[int]:
