@@ -186,9 +186,14 @@ class InPlace(nn.Module):
             (8,),
             "random numbers are not supported: aten.native_dropout.default",
         ),
+        (
+            nn.AvgPool2d(2, divisor_override=3),
+            (1, 1, 4, 4),
+            "divisor_override is not supported, as ONNX has none: aten.avg_pool2d.default",
+        ),
     ],
 )
-def test_state_and_random_numbers_are_refused(module, shape, words):
+def test_state_random_numbers_and_what_onnx_lacks_are_refused(module, shape, words):
     assert words in refusal(export(module, torch.ones(shape)))
 
 

@@ -240,7 +240,7 @@ def _output_paths(program: ExportedProgram, count: int) -> list[str]:
 
 
 def _check_pure(program: ExportedProgram | None, name: str) -> None:
-    """Refuse state and random numbers; only decomposition shows them."""
+    """Refuse state, random numbers and what the exporter drops; only decomposition shows them."""
     assert program is not None
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
@@ -248,6 +248,12 @@ def _check_pure(program: ExportedProgram | None, name: str) -> None:
         raise ModelError(
             f"{name}: changes its state or inputs ({', '.join(changed)}), which is not supported; "
             "call eval() before torch.export.export, and return new values instead"
+        )
+    divided = [node for node in program.graph.nodes if _arguments(node).get("divisor_override")]
+    if divided:
+        raise ModelError(
+            f"{name}: divisor_override is not supported, as ONNX has none: "
+            f"{'; '.join(_grouped(divided))}; multiply the result of the pool instead"
         )
     random = [node for node in program.graph.nodes if _is_random(node)]
     if random:
@@ -263,11 +269,18 @@ def _is_random(node: fx.Node) -> bool:
 
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    parameters = node.target._schema.arguments  # type: ignore[union-attr]
-    given = {parameter.name: parameter.default_value for parameter in parameters}
-    given |= zip((parameter.name for parameter in parameters), node.args, strict=False)
-    given |= node.kwargs
+    given = _arguments(node)
     return given.get("train") is not False and given.get("dropout_p") != 0
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of an operator by their names, with their defaults."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return {}
+    given = {parameter.name: parameter.default_value for parameter in schema.arguments}
+    given |= zip((parameter.name for parameter in schema.arguments), node.args, strict=False)
+    return given | node.kwargs
 
 
 def _untranslatable(program: ExportedProgram) -> list[str]:
