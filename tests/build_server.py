@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import tvm.relax.frontend.onnx  # noqa: F401
 from onnx import TensorProto, helper, numpy_helper
 
 import top_tvm
