@@ -105,6 +105,15 @@ REFUSALS = {
     ),
     "its min has the shape (2,): it must be one number": a_node("Clip", (2,), (2,)),
     "its matrices have 33 rows, more than 32": a_node("Det", (33, 33)),
+    "axes of 3 and 4 elements have the same letter 'j'": a_node(
+        "Einsum", (2, 3), (4, 2), equation="ij,jk->ik"
+    ),
+    "its input C is no matrix, and its attribute broadcast is not set": a_node(
+        "Gemm", (2, 3), (3, 2), (2,), opset=6
+    ),
+    "values of type float8_e4m3fn are not supported": a_node(
+        "DequantizeLinear", ("int8", 4), (), opset=23, output_dtype=TensorProto.FLOAT8E4M3FN
+    ),
     # Windows
     "weights of 3 dimensions for data of 4": a_node("Conv", IMAGE, (3, 1, 3)),
     "its pads leave nothing of its output": a_node(
