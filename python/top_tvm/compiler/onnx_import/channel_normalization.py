@@ -53,6 +53,7 @@ def convert_instance_normalization(node: Node) -> Converted:
     rank, dtype = node.rank(0), node.dtype(0)
     if rank < 3:
         node.refuse(f"data of {rank} dimensions has no spatial ones")
+    _check_statistics(node)
     data = _cast(node, node.input(0), _wide(dtype))
     result = _normalise(node, data, list(range(2, rank)), float(node.attribute("epsilon", 1e-5)))
     result = _cast(node, result, dtype)
@@ -65,6 +66,7 @@ def convert_group_normalization(node: Node) -> Converted:
     groups = int(node.attribute("num_groups", 0))
     if len(shape) < 3 or groups < 1 or shape[1] % groups:
         node.refuse(f"data of shape {list(shape)} has no {groups} groups of channels")
+    _check_statistics(node)
     data = _cast(node, node.input(0), _wide(dtype))
     split = [shape[0], groups, shape[1] // groups, *shape[2:]]
     grouped = node.emit(relax.op.reshape(data, split))
@@ -159,10 +161,13 @@ def _apply(node: Node, data: Expr, scale: Expr, shift: Expr, mean: Expr, varianc
     return node.emit(relax.op.add(node.emit(relax.op.multiply(centred, factor)), shift))
 
 
+def _check_statistics(node: Node) -> None:
+    if 0 in node.shape(0):
+        node.refuse("statistics of empty tensors do not exist")
+
+
 def _normalise(node: Node, data: Expr, axes: Sequence[int], epsilon: float) -> Expr:
     """Mean 0 and variance 1 over the axes."""
-    if 0 in shape_of(data):
-        node.refuse("statistics of empty tensors do not exist")
     mean = node.emit(relax.op.mean(data, axis=list(axes), keepdims=True))
     centred = node.emit(relax.op.subtract(data, mean))
     square = node.emit(relax.op.multiply(centred, centred))

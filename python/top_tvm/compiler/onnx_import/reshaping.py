@@ -121,7 +121,7 @@ def convert_depth_to_space(node: Node) -> Converted:
     if mode not in ("DCR", "CRD"):
         node.refuse(f"there is no mode {mode!r}")
     batch, channels, height, width = _image(node)
-    depth = channels // size**2
+    depth = channels // max(size, 1) ** 2
     if size < 1 or depth * size**2 != channels:
         node.refuse(f"{channels} channels cannot become blocks of {size} x {size}")
     if mode == "DCR":
