@@ -1,6 +1,7 @@
 // Python face of the schedule, the simulator and the partitioners. Everything here releases the GIL
 // while it computes. Errors are std::invalid_argument, that is ValueError in Python.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -12,6 +13,8 @@
 #include <utility>
 
 #include "passes/partition.h"
+#include "passes/policy.h"
+#include "passes/priority_search.h"
 #include "passes/stages.h"
 #include "runtime/schedule.h"
 #include "runtime/simulator.h"
@@ -60,6 +63,53 @@ Problem make_problem(int num_ops, const Edges& edges, const std::vector<CostFiel
   }
   validate_problem(problem);
   return problem;
+}
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename Array>
+std::vector<float> to_vector(const Array& array) {
+  return std::vector<float>(array.data(), array.data() + array.size());
+}
+
+Policy make_policy(const Matrix& embedding, const Matrix& dynamic, const Vector& out,
+                   const Vector& skip) {
+  return Policy{static_cast<int>(out.size()), to_vector(embedding), to_vector(dynamic),
+                to_vector(out), to_vector(skip)};
+}
+
+// A NumPy array that owns the numbers.
+template <typename T>
+nb::object to_numpy(std::vector<T>&& values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, T>(kept->data(), {kept->size()}, owner));
+}
+
+nb::tuple from_trajectory(Trajectory&& trajectory) {
+  return nb::make_tuple(trajectory.makespan_us, to_numpy(std::move(trajectory.op)),
+                        to_numpy(std::move(trajectory.features)),
+                        to_numpy(std::move(trajectory.begin)),
+                        to_numpy(std::move(trajectory.chosen)));
+}
+
+// Schedules drawn from a policy, the first by the best score, and the best of them.
+std::pair<double, Schedule> decode_best(const Problem& problem, const Policy& policy, int samples,
+                                        double temperature, uint64_t seed) {
+  Decoder decoder(problem, policy);
+  Schedule best = decoder.decode(0, 0);
+  double best_us = decoder.makespan_us();
+  for (int sample = 1; sample < samples; ++sample) {
+    const Schedule& schedule = decoder.decode(temperature, seed + sample);
+    const double makespan_us = decoder.makespan_us();
+    if (makespan_us < best_us) {
+      best_us = makespan_us;
+      best = schedule;
+    }
+  }
+  assign_stages(problem.graph, problem.device.streams, &best);
+  return {best_us, std::move(best)};
 }
 
 // Checks everything that the simulator and the plan rely on.
@@ -139,7 +189,55 @@ void bind_partition(nb::module_& m) {
                 partition_ios(problem, IosLimits{max_group_ops, max_groups, max_stages}));
           },
           nb::arg("max_group_ops"), nb::arg("max_groups"), nb::arg("max_stages"), ReleaseGil(),
-          "Limits of 0 mean none.");
+          "Limits of 0 mean none.")
+      .def(
+          "improve",
+          [](const Problem& problem, const std::vector<PlacementFields>& placements, double max_ms,
+             int64_t max_schedules, double temperature, uint64_t seed) {
+            return from_schedule(improve(problem, to_valid_schedule(problem, placements),
+                                         SearchLimits{max_ms, max_schedules, temperature, seed}));
+          },
+          nb::arg("placements"), nb::arg("max_ms"), nb::arg("max_schedules"),
+          nb::arg("temperature"), nb::arg("seed"), ReleaseGil(),
+          "Local search over priorities; no limit of schedules if it is 0.")
+      .def(
+          "decode",
+          [](const Problem& problem, const Matrix& embedding, const Matrix& dynamic,
+             const Vector& out, const Vector& skip, int samples, double temperature,
+             uint64_t seed) {
+            const Policy policy = make_policy(embedding, dynamic, out, skip);
+            std::pair<double, Schedule> best;
+            {
+              nb::gil_scoped_release release;
+              best = decode_best(problem, policy, samples, temperature, seed);
+            }
+            return std::make_tuple(best.first, from_schedule(best.second));
+          },
+          nb::arg("embedding"), nb::arg("dynamic"), nb::arg("out"), nb::arg("skip"),
+          nb::arg("samples"), nb::arg("temperature"), nb::arg("seed"),
+          "Predicted time and placements of the best of some schedules drawn from a policy.")
+      .def(
+          "sample",
+          [](const Problem& problem, const Matrix& embedding, const Matrix& dynamic,
+             const Vector& out, const Vector& skip, double temperature, uint64_t seed) {
+            const Policy policy = make_policy(embedding, dynamic, out, skip);
+            Trajectory trajectory;
+            Decoder(problem, policy).decode(temperature, seed, &trajectory);
+            return from_trajectory(std::move(trajectory));
+          },
+          nb::arg("embedding"), nb::arg("dynamic"), nb::arg("out"), nb::arg("skip"),
+          nb::arg("temperature"), nb::arg("seed"),
+          "Makespan, and op, features, begin and chosen of every choice.")
+      .def(
+          "follow",
+          [](const Problem& problem, const std::vector<PlacementFields>& placements) {
+            Policy policy;
+            policy.skip.assign(kNumFeatures, 0.0f);
+            Trajectory trajectory;
+            Decoder(problem, policy).follow(to_valid_schedule(problem, placements), &trajectory);
+            return from_trajectory(std::move(trajectory));
+          },
+          nb::arg("placements"), "As sample, for the choices that make a schedule's order.");
 }
 
 }  // namespace top

@@ -43,6 +43,36 @@ class Problem:
     def ios(
         self, max_group_ops: int, max_groups: int, max_stages: int
     ) -> list[_PlacementFields]: ...
+    def improve(
+        self,
+        placements: Sequence[_PlacementFields],
+        max_ms: float,
+        max_schedules: int,
+        temperature: float,
+        seed: int,
+    ) -> list[_PlacementFields]: ...
+    def decode(
+        self,
+        embedding: _Array,
+        dynamic: _Array,
+        out: _Array,
+        skip: _Array,
+        samples: int,
+        temperature: float,
+        seed: int,
+    ) -> tuple[float, list[_PlacementFields]]: ...
+    def sample(
+        self,
+        embedding: _Array,
+        dynamic: _Array,
+        out: _Array,
+        skip: _Array,
+        temperature: float,
+        seed: int,
+    ) -> tuple[float, _Array, _Array, _Array, _Array]: ...
+    def follow(
+        self, placements: Sequence[_PlacementFields]
+    ) -> tuple[float, _Array, _Array, _Array, _Array]: ...
 
 class KernelLibrary:
     def __init__(self, image: bytes) -> None: ...

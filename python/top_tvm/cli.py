@@ -364,6 +364,53 @@ def bench(
     print_table(title, _BENCH_COLUMNS, records)
 
 
+@app.command(
+    epilog=_examples(
+        "top-tvm train gpg --out gpg.safetensors --minutes 60",
+        "top-tvm train gpg --out more.safetensors --resume gpg.safetensors --seed 2 --json",
+    )
+)
+def train(
+    what: Annotated[str, typer.Argument(metavar="gpg", help="The policy to train: gpg.")],
+    out: Annotated[str, typer.Option("--out", metavar="FILE.safetensors", help="Weights.")],
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="FILE", help="Weights to begin with.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 60.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of graphs and samples.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the policy that schedules op graphs; needs torch and dgl."""
+    check_choices("train", [what], ("gpg",))
+    if resume is not None:
+        check_file(resume)
+    try:
+        from top_tvm.compiler.gpg.train import Config
+        from top_tvm.compiler.gpg.train import train as train_gpg
+    except ImportError as error:
+        raise UsageError(
+            f"training needs torch and dgl: {error}; pip install 'top_tvm[compile]' brings them "
+            "for Python 3.10 and 3.11"
+        ) from error
+
+    config = Config(seed=seed, minutes=minutes)
+    with progress_bars() as progress:
+        curve = train_gpg(Path(out), config, Path(resume) if resume else None, progress)
+    if as_json:
+        print_json(
+            {
+                "reward": 1 - curve[-1]["best_of_16"],
+                "seconds": curve[-1]["seconds"],
+                "curve": curve,
+                "file": out,
+            }
+        )
+        return
+    keys = ("seconds", "updates", "greedy", "best_of_16")
+    columns = {key.replace("_", " "): key for key in keys}
+    print_table("Time of schedules relative to list scheduling", columns, curve)
+
+
 @app.command(epilog=_examples("top-tvm doctor", "top-tvm doctor --json"))
 def doctor(as_json: JsonOption = False) -> None:
     """Show versions, CPU features, kernel libraries and caches; fails if something is broken."""

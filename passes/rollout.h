@@ -1,0 +1,91 @@
+// Builds a schedule while the simulated device executes it: at every moment when a stream is idle
+// and an op is ready, somebody chooses what is issued next. So every choice is made in full
+// knowledge of what runs. A rollout that never waits ends with the time that simulate() gives its
+// schedule.
+//
+// Choices. A ready op in single-stream form goes to the idle stream where it needs the fewest
+// waits; in gang form it goes to all streams, and nothing else is issued until they have gathered.
+// One may also wait: let time pass until the next op finishes.
+#ifndef TOP_PASSES_ROLLOUT_H_
+#define TOP_PASSES_ROLLOUT_H_
+
+#include <vector>
+
+#include "runtime/simulator.h"
+
+namespace top {
+
+// What can be issued now. `waits` is what derive_waits will give the call.
+struct Candidate {
+  int op;      // -1: wait
+  int stream;  // the idle stream with the fewest waits; 0 for a gang call
+  bool gang;
+  int waits;
+};
+
+// Not for use by two threads at once; copies are independent. The problem must outlive it.
+class Rollout {
+ public:
+  explicit Rollout(const Problem& problem);
+
+  // Back to the beginning, without allocation.
+  void reset();
+  // Lets time pass until there is a choice. False when everything has finished.
+  bool advance();
+  // The idle stream where the op needs the fewest waits, of equals the one that is idle longest.
+  // There must be an idle stream.
+  Candidate place(int op);
+  Candidate gang(int op) const { return {op, 0, true, 0}; }
+  // Carries out a choice; advance() is next.
+  void issue(const Candidate& candidate);
+
+  // Ops whose inputs are computed and that are not issued, in no particular order.
+  const std::vector<int>& ready() const { return ready_; }
+  double now_us() const { return device_.now_us(); }
+  int num_idle() const { return num_idle_; }
+  bool anything_runs() const { return num_running_ > 0; }
+  // Sum of the demands of the kernels that run.
+  double bandwidth() const { return bandwidth_; }
+  double compute() const { return compute_; }
+  // Predecessors of the op that are not finished.
+  int missing(int op) const { return missing_[op]; }
+  // What was issued so far; stages and groups are 0.
+  const Schedule& schedule() const { return schedule_; }
+
+ private:
+  static constexpr int kIdle = -1;
+
+  void begin(int slot, int position, double overhead_us);
+  void start_kernel(int slot);
+  void finish_kernel(int slot);
+  void issue_gang();
+  bool step();
+  int waits_on(int op, int stream, std::vector<int>* clock);
+  int* finished(int op) { return &finished_[static_cast<size_t>(op) * streams_]; }
+  int* known(int stream) { return &known_[static_cast<size_t>(stream) * streams_]; }
+
+  const Problem* problem_;
+  int streams_;
+  SharedDevice device_;
+  Schedule schedule_;
+  std::vector<int> ready_;
+  std::vector<int> missing_;           // per op
+  std::vector<int> position_;          // per op, where it is issued
+  std::vector<int> running_;           // position per slot, or kIdle
+  std::vector<char> in_kernel_;        // per slot: kernel or overhead
+  std::vector<double> idle_since_us_;  // per stream
+  std::vector<int> finished_;  // [op][stream]: calls that the end of the op implies, as a clock
+  std::vector<int> known_;     // [stream][stream]
+  std::vector<int> issued_;    // calls per stream
+  std::vector<int> sources_, clock_, best_clock_;  // scratch of place()
+  int num_idle_ = 0;
+  int num_running_ = 0;
+  int gang_op_ = -1;      // waits for all streams
+  bool waiting_ = false;  // the choice was to let time pass
+  double bandwidth_ = 0;
+  double compute_ = 0;
+};
+
+}  // namespace top
+
+#endif  // TOP_PASSES_ROLLOUT_H_

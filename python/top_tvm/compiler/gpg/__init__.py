@@ -1,0 +1,1 @@
+"""GPG: a policy, a graph neural network trained by policy gradient, that schedules op graphs."""
