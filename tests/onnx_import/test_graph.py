@@ -11,6 +11,7 @@ import top_tvm
 from top_tvm.compiler.frontend import import_onnx
 from top_tvm.compiler.onnx_import import control_flow
 from top_tvm.compiler.onnx_import.fold import fold
+from top_tvm.compiler.onnx_import.graph import convert_graph
 from top_tvm.errors import ModelError
 
 X = np.linspace(-2, 3, 8, dtype=np.float32).reshape(2, 4)
@@ -317,3 +318,16 @@ def test_operators_without_elements_give_constants():
     nodes.append(node("Concat", ["none", "x", "none"], ["y"], axis=1))
     (y,) = run(make(nodes, ("y",), {"end": np.int64([4]), "one": np.int64([1])}))
     np.testing.assert_array_equal(y, X)
+
+
+def test_outputs_in_bfloat16_are_refused():
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2,))],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, (2,))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="m: output 'y': .*BFLOAT16.* cast it to float32"):
+        convert_graph(model, "m")

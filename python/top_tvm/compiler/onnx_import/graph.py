@@ -345,7 +345,14 @@ class _Walk:
 
 
 def _result(output: str, values: Mapping[str, Value], name: str) -> Expr:
-    return as_expression(_lookup(output, values, name), f"{name}: output {output!r}")
+    place = f"{name}: output {output!r}"
+    result = as_expression(_lookup(output, values, name), place)
+    if dtype_of(result) == "bfloat16":
+        raise ModelError(
+            f"{place}: tensors of type BFLOAT16 are not supported as outputs, as NumPy has no such "
+            "type: cast it to float32"
+        )
+    return result
 
 
 def _lookup(output: str, values: Mapping[str, Value], place: str) -> Value:
