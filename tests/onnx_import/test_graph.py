@@ -329,5 +329,5 @@ def test_outputs_in_bfloat16_are_refused():
         [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, (2,))],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(ModelError, match="m: output 'y': .*BFLOAT16.* cast it to float32"):
+    with pytest.raises(ModelError, match=r"m: output 'y': .*BFLOAT16.* cast it to float32"):
         convert_graph(model, "m")
