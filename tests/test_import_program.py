@@ -225,6 +225,27 @@ def test_numbers_and_computed_sizes_are_refused():
     assert "the leading dimension of input 'y' is computed (2*" in refusal(program)
 
 
+class SameNames(nn.Module):
+    def forward(self, x):
+        return {"a": {"b_c": x + 1}, "a_b": {"c": x - 1}}
+
+
+def test_results_of_the_same_name_are_refused():
+    assert refusal(export(SameNames(), torch.ones(3))) == (
+        "exported program: results share a name: a_b_c, a_b_c; rename some keys"
+    )
+
+
+def test_a_failure_of_the_exporter_is_told(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("many lines\nand the reason")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    assert refusal(export(Linear(), torch.ones(2, 4))) == (
+        "exported program: PyTorch cannot translate it to ONNX: and the reason"
+    )
+
+
 def test_what_cannot_be_built_is_refused_with_a_hint():
     assert "export the module first: torch.export.export(module, example_inputs)" in refusal(
         Linear()
