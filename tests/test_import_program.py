@@ -171,6 +171,11 @@ class InPlace(nn.Module):
         return x * 2
 
 
+class ScatterMean(nn.Module):
+    def forward(self, x):
+        return x.scatter_reduce(0, torch.zeros(8, dtype=torch.int64), x, "mean")
+
+
 @pytest.mark.parametrize(
     ("module", "shape", "words"),
     [
@@ -190,6 +195,11 @@ class InPlace(nn.Module):
             nn.AvgPool2d(2, divisor_override=3),
             (1, 1, 4, 4),
             "divisor_override is not supported, as ONNX has none: aten.avg_pool2d.default",
+        ),
+        (
+            ScatterMean(),
+            (8,),
+            "scattering means is not supported, as ONNX has none: aten.scatter_reduce.two",
         ),
     ],
 )
