@@ -161,6 +161,15 @@ def test_failures_below_the_compiler_are_told(monkeypatch, failure, message):
         top_tvm.build(small_model())
 
 
+def test_a_failure_of_a_pass_is_told_by_its_last_line(monkeypatch):
+    def fail(*_):
+        raise ValueError("Traceback:\n  frame\nthe shapes do not fit\n")
+
+    monkeypatch.setattr(build_module, "extract", fail)
+    with pytest.raises(top_tvm.ModelError, match=r": cannot be compiled: the shapes do not fit$"):
+        top_tvm.build(small_model())
+
+
 @pytest.mark.parametrize("partitioner", ["auto", "sequential", "greedy", "list", "ios"])
 def test_model_without_any_call(partitioner, tmp_path):
     """Outputs that are an input, twice, in another shape, or a constant."""

@@ -238,6 +238,19 @@ class Local:
 
 
 @I.ir_module
+class TwoBlocks:
+    @R.function
+    def main(x: R.Tensor((4,), "float32")):
+        with R.dataflow():
+            y = R.sin(x)
+            R.output(y)
+        with R.dataflow():
+            z = R.cos(y)
+            R.output(z)
+        return z
+
+
+@I.ir_module
 class ShapeResult:
     @R.function
     def main(x: R.Tensor((4,), "float32")):
@@ -291,6 +304,10 @@ def test_what_the_pipeline_cannot_do_is_named(module, message):
         import_relax(module)
     assert str(caught.value).startswith("Relax module: ")
     assert message in str(caught.value)
+
+
+def test_blocks_become_one():
+    assert len(import_relax(TwoBlocks).module["main"].body.blocks) == 1
 
 
 def test_memory_of_a_module():

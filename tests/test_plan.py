@@ -130,7 +130,10 @@ TENSORS = {
     "outside": (lambda p: with_tensor(p, 5, offset=320), "ends at byte 448 of a memory of 384"),
     "view": (lambda p: with_tensor(p, 3, storage="x"), "is a view of 'x', not an arena tensor"),
     "own view": (lambda p: with_tensor(p, 2, storage="a"), "is a view of 'a', which is a view its"),
-    "storage": (lambda p: with_tensor(p, 1, storage=""), r"'w'\): storage is empty"),
+    "storage": (
+        lambda p: with_tensor(p, 1, storage=""),
+        r"'w'\): storage is empty, but its space is 'con",
+    ),
     "input": (
         lambda p: replace(p, inputs=(1,)),
         r"inputs\[0\] \('w'\): space is 'constant', expected 'input'",

@@ -164,6 +164,10 @@ DAMAGED = {
     "nameless output": (nameless("output"), ": an output has no name"),
     "nameless weight": (nameless("initializer"), ": an initializer has no name"),
     "recursion": (functions([(0, 1)], [(0, 0)]), "function 'f0' calls itself"),
+    "deep functions": (
+        functions(*([(0, i + 1)] for i in range(102)), []),
+        "functions call each other more than 100 levels deep",
+    ),
     "explosion": (branching(40), "nodes; at most 100000 are supported"),
     "ConstantOfShape": (
         huge("ConstantOfShape", ["s"], ("s", MILLION)),
