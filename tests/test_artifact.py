@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corrupt_top import sealed
 from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec, load, save
 from top_tvm.bfloat16 import BFLOAT16, dtype_name
 from top_tvm.container import Writer
 from top_tvm.device import host_features
 from top_tvm.errors import ArtifactError
 from top_tvm.plan import DTYPE_BYTES, Call, Kernel, Plan, Tensor
+from top_tvm.roofline import Roofline
 
 
 def make_plan(batch: int) -> Plan:
@@ -288,6 +290,58 @@ def test_sealed_nonsense_is_refused(
         assert_same(load(path), make_artifact())
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("plans/4.json", b"{", "plans/4.json: plan: not valid JSON"),
+        ("plans/4.json", b"[]", "plans/4.json: plan: expected an object, got list"),
+        ("profiles/1.json", b"{", "profiles/1.json: not valid JSON"),
+        ("profiles/1.json", b'{"ops": 1}', "profiles/1.json: ops: expected a list, got int 1"),
+    ],
+)
+def test_errors_within_a_part_name_it(path: Path, name: str, content: bytes, message: str) -> None:
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry: archive.read(entry) for entry in archive.namelist()}
+    path.write_bytes(sealed({**parts, name: content}))
+    with pytest.raises(ArtifactError, match=f"model.top: {message}"):
+        load(path)
+
+
+# Fields of a directory entry: their position in it, and their width in bytes.
+FLAGS, STORED_BYTES, CONTENT_BYTES, HEADER_OFFSET = (8, 2), (20, 4), (24, 4), (42, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({FLAGS: 1}, r"part 'kernels.so' has flags 0x1$"),
+        (
+            {STORED_BYTES: 10**6, CONTENT_BYTES: 10**6},
+            r"part 'kernels.so' ends outside the file$",
+        ),
+        ({HEADER_OFFSET: 0}, r"model.top: damaged: two parts overlap$"),
+    ],
+)
+def test_a_damaged_directory_is_refused(
+    path: Path, changes: dict[tuple[int, int], int], message: str
+) -> None:
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)  # the second: the kernels
+    for (position, width), value in changes.items():
+        start = entry + position
+        data[start : start + width] = value.to_bytes(width, "little")
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=message):
+        load(path)
+
+
+def test_an_archive_without_a_seal_is_refused(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", b"{}")
+    with pytest.raises(ArtifactError, match=r"model.top: not a .top file: it has no seal$"):
+        load(path)
+
+
 def test_compressed_parts_are_refused(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -369,6 +423,14 @@ def test_a_full_disk_leaves_the_old_file(path: Path) -> None:
 
 INCONSISTENT = {
     "no plan": (lambda a: replace(a, plans={}, profiles={}), "there is no plan"),
+    "format": (
+        lambda a: replace(a, metadata=replace(a.metadata, format=2)),
+        "metadata: format is 2, expected 3",
+    ),
+    "roofline": (
+        lambda a: replace(a, metadata=replace(a.metadata, roofline=Roofline(gang_gflops=0.0))),
+        "metadata: not all limits are positive: .*gang_gflops=0.0",
+    ),
     "batch": (lambda a: replace(a, plans={2: make_plan(1)}), "batch 2: it says batch 1"),
     "plan": (
         lambda a: replace(a, plans={1: replace(make_plan(1), streams=0)}),

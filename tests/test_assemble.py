@@ -159,7 +159,7 @@ def test_an_invalid_graph_is_refused() -> None:
     ("schedule", "message"),
     [
         (PARALLEL[:2], "op 'sum' 0 times"),
-        ((*PARALLEL, PARALLEL[0]), "op 'left' 2 times"),
+        ((*PARALLEL, PARALLEL[0]), "the schedule has op 'left' 2 times, not once"),
         ((*PARALLEL, Placement(3, 1, 0, 0, 1)), "op 3, but the graph 3 ops"),
         ((PARALLEL[2], PARALLEL[0], PARALLEL[1]), "op 2"),
     ],
@@ -167,6 +167,17 @@ def test_an_invalid_graph_is_refused() -> None:
 def test_an_invalid_schedule_is_refused(schedule: tuple[Placement, ...], message: str) -> None:
     with pytest.raises(PartitionError, match=message):
         assemble(make_graph(), schedule, streams=2, partitioner="list")
+
+
+def test_an_arena_beyond_64_bits_is_refused() -> None:
+    graph = chain(2)
+    storages, values = list(graph.storages), list(graph.values)
+    storages[1] = replace(storages[1], nbytes=2**63 - 64)
+    values[1] = replace(values[1], shape=(2**61 - 16,))
+    graph = replace(graph, storages=tuple(storages), values=tuple(values))
+    schedule = tuple(Placement(op, 0, 0, 0, 1) for op in range(2))
+    with pytest.raises(PlanError, match=r"^arena: buffer 0 is too large$"):
+        assemble(graph, schedule, streams=1, partitioner="sequential")
 
 
 def test_stages_are_checked() -> None:

@@ -135,13 +135,39 @@ def test_old_model_that_lists_its_weights_as_inputs():
         ({"target": "cuda"}, "target 'cuda' is not supported; there is: 'cpu'"),
         ({"precision": "int8"}, "precision 'int8' is not supported; there are: 'fp32', 'bf16'"),
         ({"partitioner": "best"}, "no partitioner 'best'; there are: auto, sequential"),
-        ({"streams": 0}, "streams must be at least 1, not 0"),
+        ({"streams": 0}, "streams must be 1 to 1024, not 0"),
+        ({"streams": 1025}, "streams must be 1 to 1024, not 1025"),
         ({"batch_sizes": (0,)}, "batch sizes must be at least 1, not 0"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(top_tvm.PartitionError, match=message):
         top_tvm.build(small_model(), **options)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (MemoryError(), "^not enough memory is left to build the model$"),
+        (RuntimeError("LLVM gave up"), "^the build failed: LLVM gave up$"),
+    ],
+)
+def test_failures_below_the_compiler_are_told(monkeypatch, failure, message):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(build_module, "build", fail)
+    with pytest.raises(top_tvm.DeviceError, match=message):
+        top_tvm.build(small_model())
+
+
+def test_a_failure_of_a_pass_is_told_by_its_last_line(monkeypatch):
+    def fail(*_):
+        raise ValueError("Traceback:\n  frame\nthe shapes do not fit\n")
+
+    monkeypatch.setattr(build_module, "extract", fail)
+    with pytest.raises(top_tvm.ModelError, match=r": cannot be compiled: the shapes do not fit$"):
+        top_tvm.build(small_model())
 
 
 @pytest.mark.parametrize("partitioner", ["auto", "sequential", "greedy", "list", "ios"])

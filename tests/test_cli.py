@@ -187,7 +187,10 @@ USER_ERRORS = [
     (("build", "{model}", "-o", "m.top", "--shape", "data"), "--shape data: expected NAME=1,3"),
     (("build", "{model}", "-o", "m.top", "--shape", "data=1,x"), "--shape data=1,x: expected"),
     (("build", "{model}", "-o", "m.top", "--shape", "image=1,3,16,16"), "data"),
-    (("build", "{model}", "-o", "m.top", "--batch", "0"), "--batch 0: expected"),
+    (
+        ("build", "{model}", "-o", "m.top", "--batch", "0"),
+        "--batch 0: expected different positive sizes such as 1,4",
+    ),
     (("build", "{model}", "-o", "m.top", "--partitioner", "magic"), "sequential, greedy, list"),
     (("build", "{model}", "-o", "m.top", "--target", "tpu"), "tpu"),
     (("build", "{text}", "-o", "m.top"), "{text}"),
@@ -195,7 +198,7 @@ USER_ERRORS = [
     (("run", "{text}", "--random-input"), "{text}"),
     (("run", "{top}"), "no value for input data"),
     (("run", "{top}", "--input", "data"), "--input data: expected NAME=X.npy"),
-    (("run", "{top}", "--input", "data={text}"), "not a .npy array"),
+    (("run", "{top}", "--input", "data={text}"), "--input data={text}: not a .npy array: "),
     (("run", "{top}", "--input", "data=missing.npy"), "missing.npy"),
     (("run", "{top}", "--random-input", "--batch", "7"), "the file has plans for batch 1, 2"),
     (("inspect", "{model}"), "{model}"),
@@ -247,11 +250,15 @@ def test_option_languages():
 
 @pytest.mark.parametrize("text", ["a", "=1", "a=", "a=0", "a=1,,2", "a=-1", "a=1.5"])
 def test_bad_shapes_are_refused(text):
-    with pytest.raises(UsageError, match="--shape"):
+    with pytest.raises(
+        UsageError, match=f"--shape {text}: expected NAME=1,3,224,224 with positive sizes"
+    ):
         parse_shapes([text])
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,1", "a", "1,-2"])
 def test_bad_batch_sizes_are_refused(text):
-    with pytest.raises(UsageError, match="--batch"):
+    with pytest.raises(
+        UsageError, match=f"--batch {text}: expected different positive sizes such as 1,4"
+    ):
         parse_batches(text)

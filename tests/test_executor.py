@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,6 +264,19 @@ def test_failing_kernel_names_the_op_and_leaves_the_executable_usable(kernels):
         with pytest.raises(DeviceError, match=r"Op 'left' failed: ValueError: Mismatched"):
             executable.run(_inputs(seed))
         _assert_right(good.run(_inputs(seed)), _inputs(seed))
+
+
+def test_a_lack_of_memory_is_told(kernels, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    executable = Executable(_artifact(kernels, plan=_plan(2)))
+    monkeypatch.setattr(executable, "_executors", {1: SimpleNamespace(run=fail)})
+    with pytest.raises(DeviceError, match=r"^not enough memory for the tensors of this run$"):
+        executable.run(_inputs())
+    monkeypatch.setattr("top_tvm.runtime.executable._ready", fail)
+    with pytest.raises(DeviceError, match=r"^not enough memory to prepare the weights$"):
+        Executable(executable.artifact)
 
 
 def test_a_library_kernel_that_cannot_be_created_names_the_op(kernels):

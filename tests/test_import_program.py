@@ -171,6 +171,11 @@ class InPlace(nn.Module):
         return x * 2
 
 
+class ScatterMean(nn.Module):
+    def forward(self, x):
+        return x.scatter_reduce(0, torch.zeros(8, dtype=torch.int64), x, "mean")
+
+
 @pytest.mark.parametrize(
     ("module", "shape", "words"),
     [
@@ -190,6 +195,11 @@ class InPlace(nn.Module):
             nn.AvgPool2d(2, divisor_override=3),
             (1, 1, 4, 4),
             "divisor_override is not supported, as ONNX has none: aten.avg_pool2d.default",
+        ),
+        (
+            ScatterMean(),
+            (8,),
+            "scattering means is not supported, as ONNX has none: aten.scatter_reduce.two",
         ),
     ],
 )
@@ -223,6 +233,27 @@ def test_numbers_and_computed_sizes_are_refused():
     dims = ({0: n}, {0: 2 * n})
     program = export(Twice(), torch.ones(4), torch.ones(8), dynamic_shapes=dims)
     assert "the leading dimension of input 'y' is computed (2*" in refusal(program)
+
+
+class SameNames(nn.Module):
+    def forward(self, x):
+        return {"a": {"b_c": x + 1}, "a_b": {"c": x - 1}}
+
+
+def test_results_of_the_same_name_are_refused():
+    assert refusal(export(SameNames(), torch.ones(3))) == (
+        "exported program: results share a name: a_b_c, a_b_c; rename some keys"
+    )
+
+
+def test_a_failure_of_the_exporter_is_told(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("many lines\nand the reason")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    assert refusal(export(Linear(), torch.ones(2, 4))) == (
+        "exported program: PyTorch cannot translate it to ONNX: and the reason"
+    )
 
 
 def test_what_cannot_be_built_is_refused_with_a_hint():

@@ -215,9 +215,80 @@ class OnlyKernel:
         x[0] = T.float32(1)
 
 
+@I.ir_module
+class Cast:
+    @R.function
+    def main(x: R.Tensor(("n",), "float32")):
+        with R.dataflow():
+            gv = R.match_cast(x, R.Tensor((4,), "float32"))
+            R.output(gv)
+        return gv
+
+
+@I.ir_module
+class Local:
+    @R.function
+    def main(x: R.Tensor((4,), "float32")) -> R.Tensor((4,), "float32"):
+        @R.function
+        def inner(y: R.Tensor((4,), "float32")) -> R.Tensor((4,), "float32"):
+            return R.sin(y)
+
+        z = inner(x)
+        return z
+
+
+@I.ir_module
+class TwoBlocks:
+    @R.function
+    def main(x: R.Tensor((4,), "float32")):
+        with R.dataflow():
+            y = R.sin(x)
+            R.output(y)
+        with R.dataflow():
+            z = R.cos(y)
+            R.output(z)
+        return z
+
+
+@I.ir_module
+class ShapeResult:
+    @R.function
+    def main(x: R.Tensor((4,), "float32")):
+        with R.dataflow():
+            gv = R.shape_of(x)
+            R.output(gv)
+        return gv
+
+
+def undefined():
+    vector = relax.TensorType((4,), "float32")
+    x, y = relax.Var("x", vector), relax.Var("y", vector)
+    main = relax.Function([x], y, vector).with_attr("global_symbol", "main")
+    return tvm.IRModule({"main": main})
+
+
+def recursive():
+    vector = relax.TensorType((4,), "float32")
+    main = tvm.ir.GlobalVar("main")
+    relax.expr._update_type(main, relax.FuncType([vector], vector))
+    x, y = relax.Var("x", vector), relax.Var("y", vector)
+    call = relax.Call(main, [x])
+    relax.expr._update_type(call, vector)
+    block = relax.BindingBlock([relax.VarBinding(y, call)])
+    body = relax.SeqExpr([block], y)
+    relax.expr._update_type(body, vector)
+    function = relax.Function([x], body, vector).with_attr("global_symbol", "main")
+    return tvm.IRModule({main: function})
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
+        (Cast, "'gv': match_cast is not supported"),
+        (Local, "'inner': a local function is not supported; inline it"),
+        (ShapeResult, "'main' must return tensors, not R.Shape([4])"),
+        (undefined(), "is not well-formed: Var y is not defined"),
+        (recursive(), "'y' calls a function (I.GlobalVar(\"main\")); inline it"),
         (Packed, "'y' calls the packed function 'my.function'; only operators are supported"),
         (PackedByDestination, "relax.call_dps_packed of 'my.function' is not supported"),
         (Branch, "'y': control flow (if) is not supported"),
@@ -233,6 +304,10 @@ def test_what_the_pipeline_cannot_do_is_named(module, message):
         import_relax(module)
     assert str(caught.value).startswith("Relax module: ")
     assert message in str(caught.value)
+
+
+def test_blocks_become_one():
+    assert len(import_relax(TwoBlocks).module["main"].body.blocks) == 1
 
 
 def test_memory_of_a_module():

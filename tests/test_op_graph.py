@@ -48,6 +48,10 @@ CASES = {
         lambda g: changed(g, "values", 2, shape=(4, 4), strides=(3, 1)),
         r"'left'\): strides \(3, 1\): rows of 4 elements, but 3 from one to the next",
     ),
+    "strides": (
+        lambda g: changed(g, "values", 2, shape=(4, 4), strides=(8,)),
+        r"value 2 \('left'\): strides \(8,\): 1 strides for 2 axes",
+    ),
     "columns": (
         lambda g: changed(g, "values", 2, shape=(4, 4), strides=(9, 1)),
         r"'left'\): 4 rows of 4 elements from byte 0 on are no columns of a storage of 128 bytes",

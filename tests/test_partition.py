@@ -246,7 +246,7 @@ def test_ios_searches_big_graphs_in_bounded_steps() -> None:
 
 @pytest.mark.parametrize("limit", ["max_group_ops", "max_groups", "max_stages"])
 def test_ios_refuses_limits_that_leave_nothing(limit: str) -> None:
-    with pytest.raises(PartitionError, match=f"{limit} is 0"):
+    with pytest.raises(PartitionError, match=f"ios: {limit} is 0; give a positive number, or None"):
         ios(inception(2, 1.0), **{limit: 0})
 
 

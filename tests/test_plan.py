@@ -91,14 +91,14 @@ def test_races_are_found_exactly(scenario: Scenario, data: st.DataObject) -> Non
 
 
 STRUCTURE = {
-    "batch": (lambda p: replace(p, batch=0), "batch is 0"),
+    "batch": (lambda p: replace(p, batch=0), "plan: batch is 0, expected at least 1"),
     "no streams": (lambda p: replace(p, streams=0), "streams is 0"),
     "streams": (lambda p: replace(p, streams=10**9), "streams is 1000000000, expected 1 to"),
     "arena": (lambda p: replace(p, arena_bytes=-1), "arena_bytes is -1"),
-    "time": (lambda p: replace(p, measured_us=-1.0), "measured_us is -1.0"),
+    "time": (lambda p: replace(p, measured_us=-1.0), "plan: measured_us is -1.0, expected a time"),
     "nan": (lambda p: replace(p, predicted_us=math.nan), "predicted_us is nan"),
     "inf": (lambda p: replace(p, predicted_us=math.inf), "predicted_us is inf"),
-    "format": (lambda p: replace(p, format=1), "format is 1"),
+    "format": (lambda p: replace(p, format=1), "plan: format is 1, expected 2"),
     "list": (lambda p: with_tensor(p, 0, shape=[4, 8]), r"expected a tuple, got list \[4, 8\]"),
     "numpy": (
         lambda p: with_call(p, 1, stream=np.int64(0)),
@@ -119,11 +119,25 @@ TENSORS = {
     "huge": (lambda p: with_tensor(p, 4, shape=(2**40, 2**40)), r"'b'\): more than"),
     "aligned": (lambda p: with_tensor(p, 4, offset=132), "offset 132 is not a multiple of 64"),
     "below": (lambda p: with_tensor(p, 4, offset=-64), "offset -64 is not a multiple"),
+    "strides": (
+        lambda p: with_tensor(p, 4, shape=(4, 4), strides=(8, 1, 1)),
+        r"tensors\[4\] \('b'\): strides \(8, 1, 1\): 3 strides for 2 axes",
+    ),
+    "other strides": (
+        lambda p: with_tensor(p, 4, shape=(2, 2, 4), strides=(8, 8, 1)),
+        r"'b'\): strides \(8, 8, 1\): stride 8 of axis 0, expected 16",
+    ),
     "outside": (lambda p: with_tensor(p, 5, offset=320), "ends at byte 448 of a memory of 384"),
     "view": (lambda p: with_tensor(p, 3, storage="x"), "is a view of 'x', not an arena tensor"),
     "own view": (lambda p: with_tensor(p, 2, storage="a"), "is a view of 'a', which is a view its"),
-    "storage": (lambda p: with_tensor(p, 1, storage=""), r"'w'\): storage is empty"),
-    "input": (lambda p: replace(p, inputs=(1,)), r"inputs\[0\].*: space is 'constant'"),
+    "storage": (
+        lambda p: with_tensor(p, 1, storage=""),
+        r"'w'\): storage is empty, but its space is 'con",
+    ),
+    "input": (
+        lambda p: replace(p, inputs=(1,)),
+        r"inputs\[0\] \('w'\): space is 'constant', expected 'input'",
+    ),
     "input name": (lambda p: with_tensor(p, 0, name="z"), "its storage has another name, 'x'"),
     "inputs": (lambda p: replace(p, inputs=(0, 0)), r"inputs\[1\]: tensor 0 is listed twice"),
     "no input": (lambda p: replace(p, inputs=()), r"input 'x' is not in plan.inputs"),
@@ -148,7 +162,7 @@ CALLS = {
         lambda p: with_call(p, 2, group=0),
         "group 0 is on stream 0 and on stream 1",
     ),
-    "no group": (lambda p: with_call(p, 2, group=-1), "group is -1"),
+    "no group": (lambda p: with_call(p, 2, group=-1), "group is -1, expected at least 0"),
 }
 MEMORY = {
     "write input": (lambda p: with_call(p, 1, args=(2, 0)), "writes 'x', which is input memory"),
@@ -177,6 +191,21 @@ MEMORY = {
     "wrong view": (
         lambda p: with_tensor(p, 3, storage="b"),
         r"'a.flat'\): is a view of 'b', but not within it",
+    ),
+    "no columns": (
+        lambda p: with_tensor(p, 3, shape=(2, 4), strides=(8, 1)),
+        "'a.flat': is no range of columns of 'a' with its rows of 32 bytes",
+    ),
+    "two pitches": (
+        lambda p: with_tensor(
+            with_tensor(p, 3, shape=(2, 4), strides=(16, 1)),
+            5,
+            storage="a",
+            offset=0,
+            shape=(4, 4),
+            strides=(8, 1),
+        ),
+        "'c': its rows are 32 bytes apart, those of another slice of the same memory 64",
     ),
     "output missing": (
         lambda p: replace(p, calls=p.calls[:3]),

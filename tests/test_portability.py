@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ from top_tvm.compiler.pipeline import cpu_pipeline
 from top_tvm.compiler.session import Session
 from top_tvm.compiler.transform.schedule_contraction import Registers, choose_tile
 from top_tvm.device import missing_features
-from top_tvm.errors import DeviceError
+from top_tvm.errors import DeviceError, ModelError
 from top_tvm.runtime import native
 from top_tvm.weights import aligned
 
@@ -136,6 +137,53 @@ def test_file_that_needs_onednn_says_so(monkeypatch):
     monkeypatch.setenv(native.ONEDNN_SWITCH, "0")
     with pytest.raises(DeviceError, match=r"compiled for oneDNN.*build the model on this machine"):
         type(executable)(executable.artifact)
+
+
+def test_libraries_that_cannot_be_loaded_are_named(monkeypatch, tmp_path):
+    (tmp_path / "libx.so").write_text("no library")
+    with pytest.raises(DeviceError, match=r"^cannot load libx.so of some-wheel: .*libx.so: "):
+        native._load(tmp_path / "libx.so", "some-wheel", 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(
+        DeviceError, match=r"^libtvm_ffi.so is missing: pip install apache-tvm-ffi$"
+    ):
+        native._load_tvm_ffi()
+
+
+class FakeExecutable:
+    """What TVM would have compiled, with a symbol that is not known."""
+
+    def export_library(self, path, workspace_dir):
+        assert str(path).startswith(workspace_dir)
+        Path(path).write_bytes(b"\x7fELF\0__TVMNews\0")
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "message"),
+    [
+        (RuntimeError("LLVM: no"), ModelError, r"^the kernels cannot be compiled for .*: LLVM: no"),
+        (
+            OSError(28, "No space left on device"),
+            DeviceError,
+            r"^the kernels cannot be compiled: .*No space left on device; set TMPDIR to a writable",
+        ),
+        (
+            FakeExecutable(),
+            ModelError,
+            r"^kernels need functions of TVM's runtime that top_tvm lacks: __TVMNews$",
+        ),
+    ],
+)
+def test_kernels_that_cannot_be_made_or_called(monkeypatch, made, kind, message):
+    def compile_instead(*_, **__):
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    monkeypatch.setattr(tvm, "compile", compile_instead)
+    function = tvm.tirx.PrimFunc([], tvm.tirx.Evaluate(0))
+    with pytest.raises(kind, match=message):
+        compile_kernels({"f": function}, host_target())
 
 
 def test_unknown_cpu_is_named(monkeypatch):

@@ -97,6 +97,21 @@ def sequence_input():
     return model
 
 
+def sequence_output():
+    model = make([helper.make_node("SequenceConstruct", ["x", "x"], ["y"])])
+    inner = model.graph.input[0].type
+    model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(inner))
+    return model
+
+
+def nameless(member):
+    model = make([relu()], [("w", np.float32([1]))])
+    field = getattr(model.graph, member)
+    field.add().CopyFrom(field[0])
+    field[-1].name = ""
+    return model
+
+
 def huge(op_type, inputs, *initializers):
     nodes = [helper.make_node(op_type, inputs, ["huge"], name="guilty")]
     nodes.append(helper.make_node("ReduceMax", ["huge"], ["y"], keepdims=0))
@@ -141,7 +156,18 @@ DAMAGED = {
     ),
     "sparse": (sparse(), "initializer 'w' is sparse: store it densely"),
     "sequence": (sequence_input(), "input 'x' is not a tensor"),
+    "sequence result": (
+        sequence_output(),
+        r": 'y' of node 'y' \(SequenceConstruct\): is no tensor, but a sequence_type",
+    ),
+    "nameless input": (nameless("input"), ": an input has no name"),
+    "nameless output": (nameless("output"), ": an output has no name"),
+    "nameless weight": (nameless("initializer"), ": an initializer has no name"),
     "recursion": (functions([(0, 1)], [(0, 0)]), "function 'f0' calls itself"),
+    "deep functions": (
+        functions(*([(0, i + 1)] for i in range(102)), []),
+        "functions call each other more than 100 levels deep",
+    ),
     "explosion": (branching(40), "nodes; at most 100000 are supported"),
     "ConstantOfShape": (
         huge("ConstantOfShape", ["s"], ("s", MILLION)),

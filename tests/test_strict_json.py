@@ -58,6 +58,13 @@ def test_integers_and_floats_stay_what_they_are() -> None:
         ({"sizes": [[1], [2, "3"]]}, r"^sizes\[1\]\[1\]: expected int, got str '3'$"),
         ({"sizes": [[True]]}, r"^sizes\[0\]\[0\]: expected int, got bool True$"),
         ({"inners": []}, "^inners: expected an object, got list"),
+        ({"inners": {"x": [1]}}, r"^inners.x: expected an object, got list \[1\]$"),
+        ({"inners": {1: {}}}, "^inners: expected string keys, got int 1$"),
+        ({"sizes": [[1], 2]}, r"^sizes\[1\]: expected a list, got int 2$"),
+        (
+            {"inners": {"x": {"kind": "a", "time_us": "1"}}},
+            "^inners.x.time_us: expected float, got str '1'$",
+        ),
         (
             {"inners": {"x": {"kind": "c", "time_us": 1.0}}},
             "^inners.x.kind: expected one of 'a', 'b', got 'c'$",
@@ -81,11 +88,32 @@ def test_missing_and_unknown_keys_are_told_together() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1,]", "NaN", "-Infinity", "1e999", '{"a":1,"a":1}', b"\xff", "[" * 10**5]
+    ("text", "message"),
+    [
+        ("", "^not valid JSON: Expecting value: line 1 column 1"),
+        ("{", "^not valid JSON: "),
+        ("[1,]", "^not valid JSON: "),
+        (b"\xff", "^not valid JSON: "),
+        ("[" * 10**5, "^not valid JSON: maximum recursion depth"),
+        ("NaN", "^NaN is not valid JSON$"),
+        ("-Infinity", "^-Infinity is not valid JSON$"),
+        ("1e999", "too large for a float"),
+        ('{"a":1,"a":1}', "^key 'a' is given twice$"),
+    ],
 )
-def test_lenient_json_is_refused(text: str | bytes) -> None:
-    with pytest.raises(StrictJSONError):
+def test_lenient_json_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(StrictJSONError, match=message):
         parse(text)
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    values: set[int]
+
+
+def test_a_type_that_json_does_not_have_is_named() -> None:
+    with pytest.raises(TypeError, match=r"^no JSON form for fields of type set\[int\]$"):
+        decode(Unwritable, {"values": []})
 
 
 def test_lists_are_refused_where_they_would_come_back_as_tuples() -> None:

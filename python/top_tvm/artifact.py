@@ -299,9 +299,11 @@ def _check_consistency(artifact: Artifact) -> None:
     if not artifact.plans:
         raise ArtifactError("there is no plan")
     if artifact.metadata.format != ARTIFACT_FORMAT:
-        raise ArtifactError(f"format is {artifact.metadata.format}, expected {ARTIFACT_FORMAT}")
+        raise ArtifactError(
+            f"metadata: format is {artifact.metadata.format}, expected {ARTIFACT_FORMAT}"
+        )
     if not all(limit > 0 for limit in asdict(artifact.metadata.roofline).values()):
-        raise ArtifactError(f"the limits of the device are {artifact.metadata.roofline}")
+        raise ArtifactError(f"metadata: not all limits are positive: {artifact.metadata.roofline}")
     for batch, plan in artifact.plans.items():
         if plan.batch != batch:
             raise ArtifactError(f"plan for batch {batch}: it says batch {plan.batch}")

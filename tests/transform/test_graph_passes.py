@@ -14,8 +14,10 @@ from top_tvm.compiler.transform.fold_scale_shift import FoldScaleShift
 from top_tvm.compiler.transform.lift_to_2d import LiftTo2D
 from top_tvm.compiler.transform.remove_dropout import RemoveDropout
 from top_tvm.compiler.transform.restore_clip import RestoreClip
+from top_tvm.compiler.transform.rewriter import bindings_of
 from top_tvm.compiler.transform.sink_reshapes import SinkReshapes
 from top_tvm.compiler.transform.stack_sum_to_add import StackSumToAdd
+from top_tvm.errors import ModelError
 
 RNG = np.random.default_rng(7)
 
@@ -372,3 +374,9 @@ def test_reshape_in_the_middle_sees_the_original_layout():
 
     mod = module((1, 4, 6, 6), body)
     assert_same_numbers(mod, ConvertToNHWC(mod), (1, 4, 6, 6))
+
+
+def test_dynamic_shape_checks_are_refused():
+    before = module((4,), lambda builder, x: builder.match_cast(x, relax.TensorType((4,))))
+    with pytest.raises(ModelError, match=r"dynamic shape checks .* are left in the model; fix its"):
+        bindings_of(before["main"])

@@ -100,7 +100,7 @@ def _waits(graph: OpGraph, schedule: Schedule, streams: int) -> list[tuple[int, 
             raise PartitionError(f"the schedule has op {op}, but the graph {len(graph.ops)} ops")
     for op, node in enumerate(graph.ops):
         if times[op] != 1:
-            raise PartitionError(f"the schedule has op {node.name!r} {times[op]} times")
+            raise PartitionError(f"the schedule has op {node.name!r} {times[op]} times, not once")
     fields = [(p.op, p.stage, p.group, p.stream, p.threads) for p in schedule]
     try:
         waits = _native.derive_waits(len(graph.ops), graph.edges(), fields, streams)

@@ -44,6 +44,7 @@ from top_tvm.compiler.sources import Model, Source, import_source, open_source
 from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
+from top_tvm.plan_check import MAX_STREAMS
 from top_tvm.random_inputs import random_inputs
 from top_tvm.roofline import Roofline
 from top_tvm.runtime.executable import Executable
@@ -242,8 +243,8 @@ def _check_options(
     known = ["auto", *PARTITIONERS]
     if partitioner not in known:
         raise PartitionError(f"no partitioner {partitioner!r}; there are: {', '.join(known)}")
-    if streams < 1:
-        raise PartitionError(f"streams must be at least 1, not {streams}")
+    if not 1 <= streams <= MAX_STREAMS:
+        raise PartitionError(f"streams must be 1 to {MAX_STREAMS}, not {streams}")
     for batch in batch_sizes or ():
         if batch < 1:
             raise PartitionError(f"batch sizes must be at least 1, not {batch}")

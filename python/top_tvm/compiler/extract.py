@@ -90,8 +90,6 @@ class _Extractor:
                 self.env[binding.var] = self._bind(binding.var, binding.value)
         results = self._resolve(main.body.body)
         outputs = results if isinstance(results, tuple) else (results,)
-        if len(outputs) != len(output_names):
-            raise ModelError(f"{len(output_names)} outputs became {len(outputs)} results")
         self._claim_outputs(outputs, output_names)
         graph = OpGraph(
             storages=tuple(self.storages),

@@ -255,6 +255,16 @@ def _check_pure(program: ExportedProgram | None, name: str) -> None:
             f"{name}: divisor_override is not supported, as ONNX has none: "
             f"{'; '.join(_grouped(divided))}; multiply the result of the pool instead"
         )
+    averaged = [
+        node
+        for node in program.graph.nodes
+        if "scatter_reduce" in str(node.target) and _arguments(node).get("reduce") == "mean"
+    ]
+    if averaged:
+        raise ModelError(
+            f"{name}: scattering means is not supported, as ONNX has none: "
+            f"{'; '.join(_grouped(averaged))}; divide scattered sums by scattered counts instead"
+        )
     random = [node for node in program.graph.nodes if _is_random(node)]
     if random:
         raise ModelError(

@@ -6,6 +6,7 @@ how often is a result used), so they share this walk instead.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -92,7 +93,7 @@ def substitute(
     return expr
 
 
-class Rewriter:
+class Rewriter(ABC):
     """Base of passes that replace calls; subclasses override :meth:`rewrite`."""
 
     def __init__(self) -> None:
@@ -102,9 +103,9 @@ class Rewriter:
         self.uses: Counter[Any] = Counter()
         self.functions: dict[str, Expr] = {}  # of the new module, but for main
 
+    @abstractmethod
     def rewrite(self, call: relax.Call, original: relax.Var) -> Expr:
         """Return the expression to bind instead of ``call`` (its arguments already replaced)."""
-        raise AssertionError(f"{type(self).__name__} must override rewrite")
 
     def finish(self, output: Expr) -> Expr:
         """Last word on each output of the function, in terms of the new variables."""
