@@ -71,21 +71,24 @@ def kill_builds(folder: Path, count: int, seed: int) -> None:
     start = time.monotonic()
     finish(start_build(folder / "model.top"))
     seconds = time.monotonic() - start
-    complete = 0
-    for index in range(count):
-        if index % 5 == 0:
+    killed = builds = 0
+    while killed < count and builds < 4 * count:
+        if builds % 5 == 0:
             for file in cache.glob("*.json"):
                 file.unlink()  # so that there is something to measure and to write
         child = start_build(folder / "model.top")
         time.sleep(generator.uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        complete += status == 0
+        builds += 1
+        killed += status != 0
+        # Builds become quicker and slower with the load of the machine: most shall be hit.
+        seconds *= 1.02 if status else 0.9
         top_tvm.load(folder / "model.top")  # the old one or the new one
     left = sorted(path.name for path in folder.iterdir())
     kept = sorted(path.name for path in cache.iterdir())
     finish(start_build(folder / "model.top"))
-    sys.stdout.write(json.dumps({"complete": complete, "left": left, "cache": kept}) + "\n")
+    sys.stdout.write(json.dumps({"killed": killed, "left": left, "cache": kept}) + "\n")
 
 
 def share_cache(folder: Path, count: int) -> None:

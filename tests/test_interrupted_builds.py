@@ -44,7 +44,7 @@ def serve(*args):
 
 def test_killed_builds_leave_nothing_half_written(places):
     report, errors = serve("kill", places["out"], 50, 0)
-    assert report["complete"] < 25  # most were killed before their end
+    assert report["killed"] == 50
     assert report["left"] == ["model.top"]
     assert set(report["cache"]) <= {f"{host_name()}.json", f"{host_name()}.lock"}
     assert "damaged" not in errors
@@ -74,7 +74,7 @@ def test_builds_at_the_same_time_share_the_cache(places):
 
 _INTERRUPT = """
 import os, signal, sys, threading, time
-import onnxslim, top_tvm.compiler.build, tvm.relax.frontend.onnx
+import top_tvm.compiler.build
 from top_tvm.cli import main
 def interrupt():
     time.sleep({delay})
@@ -92,8 +92,12 @@ def test_interrupted_commands_end_with_130(places, tmp_path, delay):
     output = places["out"] / "model.top"
     script = _INTERRUPT.format(delay=delay, model=str(path), output=str(output))
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert result.returncode == 130, result.stderr.decode()
     assert b"Traceback" not in result.stderr
+    if result.returncode == 0 and delay > 0.1:  # the build was quicker than that
+        top_tvm.load(output)
+        output.unlink()
+    else:
+        assert result.returncode == 130, result.stderr.decode()
     assert list(places["out"].iterdir()) == []
     assert list(places["tmp"].glob("top_tvm*")) == []
 
