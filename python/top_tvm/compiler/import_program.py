@@ -1,6 +1,6 @@
 """torch.export in, Relax out: PyTorch translates the program to ONNX, which the frontend imports.
 
-Of two ways this is the correct one: ``docs/architecture.md`` tells what was measured.
+Of two ways this is the correct one: ``docs/architecture.md`` says why.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Read an ONNX file, and refuse one that is damaged before anything is computed with it.
 
-TVM's importer and the libraries around it trust their input: they read beyond tensors that are
+The libraries that a model goes through trust their input: they read beyond tensors that are
 shorter than they say, recurse without end, and allocate whatever a shape asks for. What they get
 has passed :func:`load_onnx` here and :func:`~top_tvm.compiler.check_onnx.check_model`.
 """
