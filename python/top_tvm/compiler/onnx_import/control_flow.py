@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 import onnx
-from onnx import helper
 from tvm import relax
 
-from top_tvm.compiler.onnx_import.node import Expr, Value, as_expression, shape_of
-from top_tvm.errors import ModelError
+from top_tvm.compiler.onnx_import.node import Expr, LabelledNode, Value, as_expression, shape_of
 
 MAX_ITERATIONS = 1024
 MAX_UNROLLED_NODES = 20_000
@@ -27,15 +24,11 @@ class UnrolledNodes:
 
 
 @dataclass(frozen=True)
-class FlowNode:
+class FlowNode(LabelledNode):
     """A node with graphs as attributes.
 
     Attributes
     ----------
-    proto : onnx.NodeProto
-        Attributes, names of inputs and outputs.
-    label : str
-        Model, node and operator type, for messages.
     opset : int
         Version of the standard operator set.
     builder : relax.BlockBuilder
@@ -48,8 +41,6 @@ class FlowNode:
         Of the whole model.
     """
 
-    proto: onnx.NodeProto
-    label: str
     opset: int
     builder: relax.BlockBuilder
     operands: Sequence[Value | None]
@@ -69,9 +60,7 @@ class FlowNode:
 
     def integers(self, name: str, count: int) -> list[int]:
         """An attribute with one integer for each of ``count`` things; zeros if it is left out."""
-        values = next(
-            (helper.get_attribute_value(i) for i in self.proto.attribute if i.name == name), None
-        )
+        values = self.attribute(name)
         if values is None:
             return [0] * count
         if len(values) != count:
@@ -92,10 +81,6 @@ class FlowNode:
         if self.unrolled.count > MAX_UNROLLED_NODES:
             self.refuse(f"loops are unrolled, and become more than {MAX_UNROLLED_NODES} nodes here")
         return self.run(body, inputs)
-
-    def refuse(self, reason: str) -> NoReturn:
-        """Say that this node cannot be converted."""
-        raise ModelError(f"{self.label}: {reason}")
 
 
 def _convert_if(node: FlowNode) -> list[Value]:

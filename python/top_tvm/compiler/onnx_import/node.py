@@ -34,8 +34,8 @@ Converted: TypeAlias = Expr | Sequence[Expr | None]
 
 
 @dataclass(frozen=True)
-class Node:
-    """A node whose operands are known; all shapes are static.
+class LabelledNode:
+    """What all converters need of a node: its attributes, and how it is refused.
 
     Attributes
     ----------
@@ -43,6 +43,29 @@ class Node:
         Attributes, names of inputs and outputs.
     label : str
         Model, node and operator type, for messages.
+    """
+
+    proto: onnx.NodeProto
+    label: str
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """Value of an attribute: number, string, list of these, array or graph."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                return _attribute_value(attribute)
+        return default
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Say that this node cannot be converted."""
+        raise ModelError(f"{self.label}: {reason}")
+
+
+@dataclass(frozen=True)
+class Node(LabelledNode):
+    """A node whose operands are known; all shapes are static.
+
+    Attributes
+    ----------
     opset : int
         Version of the operator set of the node's domain.
     builder : relax.BlockBuilder
@@ -51,8 +74,6 @@ class Node:
         Operands; None where an optional one is left out. See :meth:`input` for those behind.
     """
 
-    proto: onnx.NodeProto
-    label: str
     opset: int
     builder: relax.BlockBuilder
     inputs: tuple[Expr | None, ...]
@@ -109,13 +130,6 @@ class Node:
         """A constant input as a list of integers."""
         return [int(value) for value in self.constant(index, what).ravel()]
 
-    def attribute(self, name: str, default: Any = None) -> Any:
-        """Value of an attribute: number, string, list of these, array or graph."""
-        for attribute in self.proto.attribute:
-            if attribute.name == name:
-                return _attribute_value(attribute)
-        return default
-
     def axis(self, value: int, rank: int) -> int:
         """A possibly negative axis as one from 0 to rank - 1."""
         if not -rank <= value < rank:
@@ -133,10 +147,6 @@ class Node:
     def scalar(self, value: float | bool, dtype: str) -> Expr:
         """A constant of rank 0."""
         return relax.const(np.asarray(value).astype(dtype), dtype)
-
-    def refuse(self, reason: str) -> NoReturn:
-        """Say that this node cannot be converted."""
-        raise ModelError(f"{self.label}: {reason}")
 
 
 def constant(array: Array) -> Expr:

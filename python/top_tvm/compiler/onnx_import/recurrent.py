@@ -6,6 +6,7 @@ product, and computes the new state in one kernel. The directions are independen
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,7 @@ class _Layer:
         return self.node.emit(relax.op.matmul(state, weights))
 
 
-class _Chain:
+class _Chain(ABC):
     """A direction: its state, and what it puts out by step."""
 
     gates = 0  # of the operator
@@ -186,13 +187,13 @@ class _Chain:
             coupled=bool(node.attribute("input_forget", 0)),
         )
 
+    @abstractmethod
     def prepare(self, direction: int, weights: Expr, recurrent: Expr, bias: Expr | None) -> None:
         """Compute what does not depend on the state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, step: int) -> None:
         """Compute a step."""
-        raise NotImplementedError
 
     def call(
         self, name: str, function: Callable[..., Any], arguments: Sequence[Expr]

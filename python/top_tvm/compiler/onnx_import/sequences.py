@@ -7,26 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 import numpy as np
-import onnx
-from onnx import helper
 
-from top_tvm.compiler.onnx_import.node import Array, TensorSequence, Value, shape_of
-from top_tvm.errors import ModelError
+from top_tvm.compiler.onnx_import.node import Array, LabelledNode, TensorSequence, Value, shape_of
 
 
 @dataclass(frozen=True)
-class SequenceNode:
+class SequenceNode(LabelledNode):
     """A node with sequences as operands or results.
 
     Attributes
     ----------
-    proto : onnx.NodeProto
-        Attributes, names of inputs and outputs.
-    label : str
-        Model, node and operator type, for messages.
     operands : sequence of array, Expr, TensorSequence or None
         Arrays are known now; None is left out.
     apply : callable
@@ -34,15 +26,8 @@ class SequenceNode:
         results and its attributes.
     """
 
-    proto: onnx.NodeProto
-    label: str
     operands: Sequence[Value | None]
     apply: Callable[..., list[Value]]
-
-    def attribute(self, name: str, default: Any) -> Any:
-        """Value of an attribute."""
-        values = (helper.get_attribute_value(i) for i in self.proto.attribute if i.name == name)
-        return next(values, default)
 
     def has(self, index: int) -> bool:
         """Whether an operand is given."""
@@ -74,10 +59,6 @@ class SequenceNode:
         if not -count <= place < count:
             self.refuse(f"position {place} does not exist in a sequence of {count}")
         return place % count
-
-    def refuse(self, reason: str) -> NoReturn:
-        """Say that this node cannot be converted."""
-        raise ModelError(f"{self.label}: {reason}")
 
 
 def _construct(node: SequenceNode) -> Value:
