@@ -71,6 +71,12 @@ def test_memory_is_live_from_the_first_write_to_the_last_use():
     assert steps == [(0.0, 128), (4.0, 256), (5.0, 384), (8.0, 256), (10.0, 0)]
 
 
+def test_changes_within_a_nanosecond_are_one_step():
+    times = [(0.0, 4.0), (4.0001, 6.0), (4.0002, 8.0), (9.0, 10.0)]
+    steps = live_bytes(lifetimes(make_plan()), times)
+    assert steps == [(0.0, 128), (4.0, 384), (8.0, 256), (10.0, 0)]
+
+
 def test_outputs_in_the_arena_are_live_to_the_end():
     plan = replace(make_plan(), outputs=(4,))
     times = [(0.0, 4.0), (4.0, 6.0), (5.0, 8.0), (9.0, 10.0)]

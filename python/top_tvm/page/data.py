@@ -93,7 +93,7 @@ def _plan(artifact: Artifact, plan: Plan, runs: Array | None) -> dict[str, Any]:
         "weights_bytes": sum(artifact.constants[key].nbytes for key in constants),
         "ops": ops,
         "memory": {
-            kind: [(round(time_us, 3), nbytes) for time_us, nbytes in live_bytes(pieces, times)]
+            kind: live_bytes(pieces, times)
             for kind, times in (("measured", measured), ("predicted", predicted))
             if times is not None
         },

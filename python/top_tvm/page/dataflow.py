@@ -80,7 +80,7 @@ def live_bytes(pieces: Sequence[Lifetime], times_us: Sequence[Interval]) -> list
     Returns
     -------
     list of (float, int)
-        Time in microseconds, ascending, and the bytes from then on.
+        Time in microseconds to the nanosecond, ascending, and the bytes from then on.
     """
     changes: dict[float, int] = {}
     finish = max((end for _, end in times_us), default=0.0)
@@ -89,8 +89,8 @@ def live_bytes(pieces: Sequence[Lifetime], times_us: Sequence[Interval]) -> list
             continue
         start = min(times_us[call][0] for call in piece.calls)
         end = finish if piece.output else max(times_us[call][1] for call in piece.calls)
-        changes[start] = changes.get(start, 0) + piece.nbytes
-        changes[end] = changes.get(end, 0) - piece.nbytes
+        for time_us, nbytes in ((round(start, 3), piece.nbytes), (round(end, 3), -piece.nbytes)):
+            changes[time_us] = changes.get(time_us, 0) + nbytes
     steps, total = [], 0
     for time_us in sorted(changes):
         if changes[time_us]:
