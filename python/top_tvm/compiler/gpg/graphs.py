@@ -11,6 +11,8 @@ from top_tvm.compiler.partition.merge import merge
 from top_tvm.compiler.wide_device import OpWork, WideDevice
 
 Edges = list[tuple[int, int]]
+_HELD_OUT_SIZES = (30, 60, 120, 240, 400, 600)  # ops
+_HELD_OUT_STREAMS = (2, 4, 8, 16)
 
 
 def random_device(rng: random.Random, streams: int | None = None) -> WideDevice:
@@ -157,19 +159,52 @@ def random_merged(rng: random.Random, size: int, device: WideDevice) -> Partitio
     return merge(problems, lanes, segments).problem
 
 
-def training_problem(rng: random.Random, size: int) -> PartitionProblem:
-    """A graph for training: half of them are merged.
+def training_problem(
+    rng: random.Random, size: int, *, merged: bool | None = None, streams: int | None = None
+) -> PartitionProblem:
+    """A graph for training, of about ``size`` ops.
 
     Only graphs where a schedule matters: on a device that list scheduling keeps busy, or that waits
     for one long path, there is nothing to learn.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Draws everything.
+    size : int
+        Ops, about.
+    merged : bool, optional
+        Whether it is a period of several tasks; else half of the graphs are.
+    streams : int, optional
+        Of the device; else drawn.
     """
     while True:
-        device = random_device(rng)
-        make = random_merged if rng.random() < 0.5 else random_problem
+        device = random_device(rng, streams)
+        several = rng.random() < 0.5 if merged is None else merged
+        make = random_merged if several else random_problem
         problem = make(rng, size, device)
         found_us = simulate(problem, list_schedule(problem)).makespan_us
         if found_us > 1.04 * lower_bound_us(problem):
             return problem
+
+
+def held_out_problems(count: int) -> list[PartitionProblem]:
+    """Graphs to evaluate on, never trained on and always the same.
+
+    Of 30 to 600 ops, every other one merged, for 2, 4, 8 and 16 streams in turn.
+    """
+    problems = []
+    for index in range(count):
+        pair = index // 2
+        problems.append(
+            training_problem(
+                random.Random(f"held out {index}"),
+                _HELD_OUT_SIZES[pair % len(_HELD_OUT_SIZES)],
+                merged=index % 2 == 1,
+                streams=_HELD_OUT_STREAMS[pair % len(_HELD_OUT_STREAMS)],
+            )
+        )
+    return problems
 
 
 def lower_bound_us(problem: PartitionProblem) -> float:
