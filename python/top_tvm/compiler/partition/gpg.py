@@ -75,7 +75,7 @@ def gpg(
 def why_unavailable() -> str | None:
     """What is missing for GPG on this machine, and what to do; None if nothing is."""
     try:
-        import top_tvm.compiler.gpg.network  # noqa: F401, PLC0415
+        import top_tvm.compiler.gpg.network  # noqa: F401
     except (ImportError, OSError) as error:
         return (
             f"the network needs DGL and PyTorch, which cannot be imported here ({error}); with "
@@ -92,7 +92,7 @@ def _search(
     native = problem.native
     best = native.list_schedule()
     if problem.num_ops > 1 and problem.device.streams > 1:
-        import torch  # noqa: PLC0415
+        import torch
 
         with torch.inference_mode():
             network = shipped_network()
@@ -111,6 +111,6 @@ def _search(
 @lru_cache(maxsize=1)
 def shipped_network() -> Network:
     """The policy that comes with the package."""
-    from top_tvm.compiler.gpg.network import load_network  # noqa: PLC0415
+    from top_tvm.compiler.gpg.network import load_network
 
     return load_network(WEIGHTS)
