@@ -19,6 +19,7 @@ from top_tvm.compiler.partition.problem import (
     staged_objective,
     validate_schedule,
 )
+from top_tvm.compiler.partition.staged import cut_stages, improve_stages
 from top_tvm.errors import PartitionError
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "Schedule",
     "Simulation",
     "assign_stages",
+    "cut_stages",
     "greedy",
+    "improve_stages",
     "ios",
     "list_schedule",
     "sequential",
