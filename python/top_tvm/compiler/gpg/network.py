@@ -142,6 +142,11 @@ class Network(nn.Module):
         arrays = [t.detach().numpy() for t in (embedding, self.dynamic, self.out, self.skip)]
         return DecoderWeights(*(np.ascontiguousarray(array) for array in arrays))
 
+    def policy_of(self, problem: PartitionProblem) -> DecoderWeights:
+        """What the C++ decoder needs to make schedules of a graph."""
+        with torch.no_grad():
+            return self.decoder_weights(self(problem))
+
     def scores(
         self, embedding: torch.Tensor, ops: torch.Tensor, features: torch.Tensor
     ) -> torch.Tensor:

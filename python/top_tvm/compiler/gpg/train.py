@@ -167,8 +167,7 @@ def evaluate(network: Network, problems: Sequence[PartitionProblem], samples: in
     """Geometric mean of the policy's times relative to list scheduling."""
     ratios = []
     for problem in problems:
-        with torch.no_grad():
-            weights = network.decoder_weights(network(problem)).arguments()
+        weights = network.policy_of(problem).arguments()
         found_us, _ = problem.native.decode(*weights, samples, 1.0, 0)
         ratios.append(found_us / simulate(problem, list_schedule(problem)).makespan_us)
     return float(np.exp(np.mean(np.log(ratios))))

@@ -22,6 +22,7 @@ from top_tvm.compiler.partition.problem import (
     staged_objective,
     validate_schedule,
 )
+from top_tvm.compiler.partition.staged import cut_stages, improve_stages
 from top_tvm.errors import PartitionError
 
 __all__ = [
@@ -34,7 +35,9 @@ __all__ = [
     "assign_stages",
     "available_partitioners",
     "gpg",
+    "cut_stages",
     "greedy",
+    "improve_stages",
     "ios",
     "list_schedule",
     "sequential",

@@ -7,6 +7,7 @@ list scheduling and of sequential execution are candidates, too, so the result i
 
 from __future__ import annotations
 
+import math
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent.parent / "gpg" / "weights.safetensors"
 OBJECTIVES = ("simulated", "staged")
-# Schedules that the local search tries: a number, not a time, so that a seed decides the result.
+# What local search tries: numbers, not times, so that a seed decides the result.
 _MOVES = 2000
+_ORDERS = 400
 _TEMPERATURE = 1.0
 _NO_LIMIT_MS = 1e9
 
@@ -88,24 +90,27 @@ def why_unavailable() -> str | None:
 def _search(
     problem: PartitionProblem, samples: int, seed: int, search_ms: float | None, objective: str
 ) -> Schedule:
-    begin = time.perf_counter()
+    deadline = math.inf if search_ms is None else time.perf_counter() + search_ms / 1e3
     native = problem.native
     best = native.list_schedule()
     if problem.num_ops > 1 and problem.device.streams > 1:
-        import torch
-
-        with torch.inference_mode():
-            network = shipped_network()
-            weights = network.decoder_weights(network(problem)).arguments()
+        weights = shipped_network().policy_of(problem).arguments()
         decoded_us, decoded = native.decode(*weights, samples, _TEMPERATURE, seed)
-        if decoded_us < native.simulate(best)[0]:
-            best = decoded
-        limit_ms = _NO_LIMIT_MS
-        if search_ms is not None:
-            limit_ms = search_ms - 1e3 * (time.perf_counter() - begin)
-        if limit_ms > 0:
-            best = native.improve(best, limit_ms, 0 if search_ms else _MOVES, 0.0, seed)
+        if objective == "staged":
+            orders = [[fields[0] for fields in found] for found in (decoded, best, native.greedy())]
+            best = native.improve_stages(orders, *_limits(deadline, _ORDERS), 0.5, seed)
+        else:
+            if decoded_us < native.simulate(best)[0]:
+                best = decoded
+            best = native.improve(best, *_limits(deadline, _MOVES), 0.0, seed)
     return tuple(Placement(*fields) for fields in best)
+
+
+def _limits(deadline: float, tries: int) -> tuple[float, int]:
+    """Milliseconds and number of tries of a local search; 0 tries mean no limit."""
+    if deadline == math.inf:
+        return _NO_LIMIT_MS, tries
+    return max(0.0, 1e3 * (deadline - time.perf_counter())), 0
 
 
 @lru_cache(maxsize=1)
