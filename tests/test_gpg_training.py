@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 import re
 import signal
@@ -41,7 +42,7 @@ from top_tvm.compiler.gpg.train import (
     train,
 )
 from top_tvm.compiler.partition import list_schedule, simulate
-from top_tvm.compiler.wide_device import OpWork, WideDevice
+from top_tvm.compiler.wide_device import MulticoreDevice, OpWork, WideDevice
 from top_tvm.errors import PartitionError
 
 
@@ -409,3 +410,16 @@ def test_small_ops_use_a_share_of_a_wide_device():
     assert large.single_compute == 1.0
     assert large.single_us == pytest.approx(1e10 / device.flops_per_us)
     assert device.model().streams == 4
+
+
+def test_large_ops_have_a_form_for_all_cores_of_a_multicore():
+    device = MulticoreDevice("test", streams=4, bandwidth_cores=2.0, gang_efficiency=0.9)
+    small = device.cost(OpWork(flops=1e4, nbytes=1e3, elements=1e3))
+    compute = device.cost(OpWork(flops=1e9, nbytes=1e6, elements=1e6))
+    memory = device.cost(OpWork(flops=1e6, nbytes=1e8, elements=1e7))
+    assert small.gang_us == math.inf
+    assert compute.single_us / compute.gang_us == pytest.approx(4 * 0.9)
+    assert compute.single_bandwidth == 1 / 4  # side by side as fast as alone
+    assert memory.single_us / memory.gang_us == pytest.approx(2.0)
+    assert memory.single_bandwidth == 1 / 2
+    assert device.model().gang_us == device.gang_us

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-PARTITIONERS = ("auto", "sequential", "greedy", "list", "ios")
+PARTITIONERS = ("auto", "sequential", "greedy", "list", "ios", "gpg")
 
 _PLAN_COLUMNS = {
     "batch": "batch",

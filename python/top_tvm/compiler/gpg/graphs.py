@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from top_tvm.compiler.partition import PartitionProblem, Placement, list_schedule, simulate
 from top_tvm.compiler.partition.merge import merge
-from top_tvm.compiler.wide_device import OpWork, WideDevice
+from top_tvm.compiler.wide_device import Device, MulticoreDevice, OpWork, WideDevice
 
 Edges = list[tuple[int, int]]
 UNLIMITED_MS = 1e12  # a search that the clock ended would not be repeatable
@@ -16,11 +16,25 @@ _HELD_OUT_SIZES = (30, 60, 120, 240, 400, 600)  # ops
 _HELD_OUT_STREAMS = (2, 4, 8, 16)
 
 
-def random_device(rng: random.Random, streams: int | None = None) -> WideDevice:
-    """A device with 1 to 16 streams, dear or cheap synchronisation, much or little room."""
+def random_device(rng: random.Random, streams: int | None = None) -> Device:
+    """A device with 2 to 16 streams, dear or cheap synchronisation, much or little room.
+
+    One of four is a multicore.
+    """
+    streams = streams or rng.choice([2, 2, 3, 4, 4, 4, 6, 8, 8, 12, 16])
+    if rng.random() < 0.25:
+        return MulticoreDevice(
+            name="random",
+            streams=streams,
+            bytes_per_us=math.exp(rng.uniform(math.log(7e3), math.log(3e4))),
+            bandwidth_cores=rng.uniform(1, max(2, streams)),
+            gang_efficiency=rng.uniform(0.6, 0.98),
+            wait_us=rng.choice([0.2, 0.5, 2.0, 7.0]),
+            gang_us=rng.choice([0.3, 0.6, 2.0, 7.0]),
+        )
     return WideDevice(
         name="random",
-        streams=streams or rng.choice([2, 2, 3, 4, 4, 4, 6, 8, 8, 12, 16]),
+        streams=streams,
         flops_per_us=math.exp(rng.uniform(math.log(2e6), math.log(6e7))),
         bytes_per_us=math.exp(rng.uniform(math.log(3e5), math.log(3e6))),
         resident_elements=math.exp(rng.uniform(math.log(5e4), math.log(1e6))),
@@ -141,7 +155,7 @@ FAMILIES: tuple[Callable[[random.Random, int], Edges], ...] = (
 )
 
 
-def random_problem(rng: random.Random, size: int, device: WideDevice) -> PartitionProblem:
+def random_problem(rng: random.Random, size: int, device: Device) -> PartitionProblem:
     """One graph of about ``size`` ops on a device."""
     edges = rng.choice(FAMILIES)(rng, max(size, 2))
     num_ops = max(size, *(b + 1 for _, b in edges), 1)
@@ -149,7 +163,7 @@ def random_problem(rng: random.Random, size: int, device: WideDevice) -> Partiti
     return PartitionProblem(tuple(edges), costs, device.model())
 
 
-def random_merged(rng: random.Random, size: int, device: WideDevice) -> PartitionProblem:
+def random_merged(rng: random.Random, size: int, device: Device) -> PartitionProblem:
     """A period of several models, tasks and segments, of about ``size`` ops in all."""
     models = rng.choice([1, 1, 2, 3])
     problems, lanes, segments = [], [], []

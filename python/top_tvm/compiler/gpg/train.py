@@ -58,20 +58,20 @@ class Config:
     """All constants of the training."""
 
     seed: int = 1
-    updates: int = 6000
+    updates: int = 30_000
     imitation: float = 0.3  # share of the updates
     rollouts: int = 16  # per graph
     learning_rate: float = 1e-3
     entropy: float = 0.01  # weight at the begin; falls to 0
     temperature: float = 1.0
     smallest: int = 20  # ops per graph, at the begin of the curriculum
-    largest: int = 300  # at its end
+    largest: int = 400  # at its end
     merged: bool = True  # half of the graphs are periods of several tasks; else none
     searched_schedules: int = 800  # that an imitated schedule is the best of
     gradient_norm: float = 1.0
     network: NetworkSize = field(default_factory=NetworkSize)
     evaluation_graphs: int = 24
-    evaluate_every: int = 150  # updates
+    evaluate_every: int = 500  # updates
 
     def command(self) -> str:
         """The command line that trains with this seed and the options that change the method."""

@@ -1,0 +1,116 @@
+"""GPG: a learned policy makes schedules; the best of them is improved by local search.
+
+The graph is encoded once by a graph neural network. A small decoder then makes schedules while it
+simulates them (``passes/policy.h``): one by the best score, the others drawn at random. Those of
+list scheduling and of sequential execution are candidates, too, so the result is never worse.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from top_tvm.compiler.partition.problem import PartitionProblem, Placement, Schedule
+from top_tvm.errors import PartitionError
+
+if TYPE_CHECKING:
+    from top_tvm.compiler.gpg.network import Network
+
+WEIGHTS = Path(__file__).parent.parent / "gpg" / "weights.safetensors"
+OBJECTIVES = ("simulated", "staged")
+# Schedules that the local search tries: a number, not a time, so that a seed decides the result.
+_MOVES = 2000
+_TEMPERATURE = 1.0
+_NO_LIMIT_MS = 1e9
+
+
+def gpg(
+    problem: PartitionProblem,
+    *,
+    samples: int = 16,
+    seed: int = 0,
+    search_ms: float | None = None,
+    objective: str = "simulated",
+) -> Schedule:
+    """Learned partitioner: milliseconds for graphs of hundreds of ops.
+
+    Parameters
+    ----------
+    problem : PartitionProblem
+        Graph, costs and device.
+    samples : int
+        Schedules made by the policy.
+    seed : int
+        The same problem, options and seed give the same schedule.
+    search_ms : float, optional
+        Time for all of the search, in milliseconds; 0 for no local search. Then the result also
+        depends on the machine. By default a fixed number of moves.
+    objective : {"simulated", "staged"}
+        What is minimised: :func:`simulate`, or :func:`staged_objective`.
+
+    Returns
+    -------
+    Schedule
+        With the simulated objective never slower than :func:`list_schedule`'s.
+
+    Raises
+    ------
+    PartitionError
+        If an option is not one of those above, or DGL or PyTorch is not installed.
+    """
+    if samples < 1:
+        raise PartitionError(f"gpg: samples is {samples}; give a positive number")
+    if search_ms is not None and search_ms < 0:
+        raise PartitionError(f"gpg: search_ms is {search_ms}; give a time in milliseconds, or None")
+    if objective not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise PartitionError(f"gpg: no objective {objective!r}; there are: {known}")
+    if reason := why_unavailable():
+        raise PartitionError(f"gpg: {reason}")
+    return _search(problem, samples, seed, search_ms, objective)
+
+
+def why_unavailable() -> str | None:
+    """What is missing for GPG on this machine, and what to do; None if nothing is."""
+    try:
+        import top_tvm.compiler.gpg.network  # noqa: F401
+    except (ImportError, OSError) as error:
+        return (
+            f"the network needs DGL and PyTorch, which cannot be imported here ({error}); with "
+            "Python 3.10 or 3.11, pip install 'top_tvm[compile]' installs them"
+        )
+    return None
+
+
+@lru_cache(maxsize=256)
+def _search(
+    problem: PartitionProblem, samples: int, seed: int, search_ms: float | None, objective: str
+) -> Schedule:
+    begin = time.perf_counter()
+    native = problem.native
+    best = native.list_schedule()
+    if problem.num_ops > 1 and problem.device.streams > 1:
+        import torch
+
+        with torch.inference_mode():
+            network = shipped_network()
+            weights = network.decoder_weights(network(problem)).arguments()
+        decoded_us, decoded = native.decode(*weights, samples, _TEMPERATURE, seed)
+        if decoded_us < native.simulate(best)[0]:
+            best = decoded
+        limit_ms = _NO_LIMIT_MS
+        if search_ms is not None:
+            limit_ms = search_ms - 1e3 * (time.perf_counter() - begin)
+        if limit_ms > 0:
+            best = native.improve(best, limit_ms, 0 if search_ms else _MOVES, 0.0, seed)
+    return tuple(Placement(*fields) for fields in best)
+
+
+@lru_cache(maxsize=1)
+def shipped_network() -> Network:
+    """The policy that comes with the package."""
+    from top_tvm.compiler.gpg.network import load_network
+
+    return load_network(WEIGHTS)
