@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from top_tvm.compiler.gpg.graphs import lower_bound_us, training_problem
+from top_tvm.compiler.gpg.graphs import lower_bound_us, problem_with_room
 from top_tvm.compiler.gpg.network import load_network
 from top_tvm.compiler.gpg.train import Config, train
 from top_tvm.compiler.partition import list_schedule, sequential, simulate
@@ -63,7 +63,7 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # A period of several tasks of random models, for a device of 4 streams. The network is run once per
 # graph; C++ does the rest.
-problem = training_problem(random.Random("tutorial"), 100, merged=True, streams=4)
+problem = problem_with_room(random.Random("tutorial"), 100, merged=True, streams=4)
 with torch.no_grad():
     decoder = network.decoder_weights(network(problem)).arguments()
 times_us = {

@@ -35,7 +35,7 @@ import torch
 
 from top_tvm import __version__
 from top_tvm.compiler.gpg.curve import Record, can_draw, draw_png, write_csv
-from top_tvm.compiler.gpg.graphs import held_out_problems, training_problem
+from top_tvm.compiler.gpg.graphs import UNLIMITED_MS, held_out_problems, training_problem
 from top_tvm.compiler.gpg.network import (
     NUM_CANDIDATE_FEATURES,
     Network,
@@ -50,7 +50,6 @@ from top_tvm.strict_json import StrictJSONError, decode, encode
 
 _LOG = logging.getLogger(__name__)
 _PROGRESS = "%6d updates, %5.0f s: greedy %.4f, best of 16 %.4f of list scheduling"
-_UNLIMITED_MS = 1e12  # a search that the clock ended would not be repeatable
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what torch.optim.Adam keeps per parameter
 
 
@@ -134,7 +133,7 @@ def log_probabilities(scores: torch.Tensor, choices: Choices) -> tuple[torch.Ten
 def imitate(network: Network, problem: PartitionProblem, config: Config, seed: int) -> torch.Tensor:
     """Loss of one graph: how unlikely the choices of a searched schedule are."""
     start = list_schedule(problem)
-    found = problem.native.improve(start, _UNLIMITED_MS, config.searched_schedules, 0.5, seed)
+    found = problem.native.improve(start, UNLIMITED_MS, config.searched_schedules, 0.5, seed)
     choices = as_choices(problem.native.follow(found))
     embedding = network(problem)
     logs, _ = log_probabilities(network.scores(embedding, choices.ops, choices.features), choices)
