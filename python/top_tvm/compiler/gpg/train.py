@@ -58,7 +58,7 @@ class Config:
     """All constants of the training."""
 
     seed: int = 1
-    updates: int = 30_000
+    updates: int = 15_000
     imitation: float = 0.3  # share of the updates
     rollouts: int = 16  # per graph
     learning_rate: float = 1e-3
