@@ -16,7 +16,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kMaxStageOps = 256;
+constexpr int kMaxStageOps = 32;
 
 void check_order(const Problem& problem, const std::vector<int>& order) {
   Schedule schedule;

@@ -17,7 +17,7 @@
 namespace top {
 
 // The schedule with the least staged_objective of those whose stages, one after the other, hold the
-// ops in this order. A concurrent stage has at most 256 ops, its connected components are its
+// ops in this order. A concurrent stage has at most 32 ops, its connected components are its
 // groups and are packed by LPT; other ops run one after the other, each in its faster form.
 // Throws std::invalid_argument, naming the op, for an order that is not a topological one of all
 // ops.

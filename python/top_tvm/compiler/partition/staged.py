@@ -19,7 +19,7 @@ from top_tvm.errors import PartitionError
 def cut_stages(problem: PartitionProblem, order: Sequence[int]) -> Schedule:
     """Cut an order of ops into stages so that :func:`staged_objective` is least.
 
-    Dynamic programming over the positions of the order. Stages have at most 256 ops; the connected
+    Dynamic programming over the positions of the order. Stages have at most 32 ops; the connected
     components of a stage are its groups.
 
     Parameters
