@@ -94,8 +94,16 @@ StageCuts::Costs StageCuts::front_at(int position) {
   // To end with a concurrent stage has no advantage but being faster.
   if (!open_[position]) return costs;
   double best_us = costs.sequential_us;
+  candidates_.clear();
   for (int begin = position - 2; begin >= first_begin(position); --begin) {
     if (!open_[begin]) continue;
+    const double bound_us = start_us(begin) + times_.bound_us(begin, position);
+    if (bound_us < best_us) candidates_.emplace_back(bound_us, begin);
+  }
+  // The most promising first, so that few stages need to be timed.
+  std::sort(candidates_.begin(), candidates_.end());
+  for (const auto& [bound_us, begin] : candidates_) {
+    if (bound_us >= best_us) break;
     const double from_us = start_us(begin);
     const double us = from_us + times_.concurrent_us(begin, position, best_us - from_us);
     if (us < best_us) {

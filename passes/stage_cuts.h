@@ -7,6 +7,7 @@
 #ifndef TOP_PASSES_STAGE_CUTS_H_
 #define TOP_PASSES_STAGE_CUTS_H_
 
+#include <utility>
 #include <vector>
 
 #include "passes/stage_times.h"
@@ -69,6 +70,8 @@ class StageCuts {
   std::vector<char> open_;         // positions where concurrent stages may begin and end
   int front_valid_ = 0;            // last position where front_ holds
   int back_valid_;                 // first position where back_ holds
+
+  std::vector<std::pair<double, int>> candidates_;  // scratch of front_at: bound, begin
 
   // The last reorder().
   int changed_ = 0;

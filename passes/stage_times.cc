@@ -92,6 +92,14 @@ double StageTimes::concurrent_us(int begin, int end, double limit_us) {
   return known.us < limit_us ? known.us : kInfinity;
 }
 
+double StageTimes::bound_us(int begin, int end) {
+  const uint64_t key = sums_[end].key - sums_[begin].key;
+  const Known& known = known_[key & (known_.size() - 1)];
+  if (known.key == key) return known.us;
+  connect(begin, end);
+  return num_groups_ == 1 ? kInfinity : std::max(load_us(begin, end), longest_us_);
+}
+
 Stage StageTimes::stage(int begin, int end) {
   connect(begin, end);
   collect_groups(begin, end);

@@ -30,6 +30,9 @@ class StageTimes {
   // ranges grow from one question to the next.
   double concurrent_us(int begin, int end, double limit_us);
 
+  // A lower bound on the same time, found quickly.
+  double bound_us(int begin, int end);
+
   // The concurrent stage order()[begin .. end).
   Stage stage(int begin, int end);
 

@@ -17,11 +17,30 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxStageOps = 32;
+constexpr int kMaxJoinedOps = 256;
 
 void check_order(const Problem& problem, const std::vector<int>& order) {
   Schedule schedule;
   for (int op : order) schedule.push_back({op, 0, 0, 0, 1});
   validate_schedule(problem.graph, schedule, problem.device.streams, problem.names);
+}
+
+struct Cut {
+  double us;
+  std::vector<Stage> stages;
+};
+
+// The best cut, with neighbouring stages joined where that is better. Trying stages of many ops at
+// every position would take long.
+Cut join_stages(const Problem& problem, StageCuts* cuts) {
+  StageCuts joined(problem, cuts->order(), kMaxJoinedOps);
+  joined.restrict_to(cuts->boundaries());
+  return {joined.total_us(), joined.stages()};
+}
+
+Cut cut_order(const Problem& problem, const std::vector<int>& order) {
+  StageCuts cuts(problem, order, kMaxStageOps);
+  return join_stages(problem, &cuts);
 }
 
 // Local search over orders: a window of the order is sorted into what depends on its first op, or
@@ -195,21 +214,28 @@ class Search {
 
 Schedule cut_stages(const Problem& problem, const std::vector<int>& order) {
   check_order(problem, order);
-  return schedule_stages(problem, StageCuts(problem, order, kMaxStageOps).stages());
+  return schedule_stages(problem, cut_order(problem, order).stages);
 }
 
 Schedule improve_stages(const Problem& problem, const std::vector<std::vector<int>>& orders,
                         const SearchLimits& limits) {
   if (orders.empty()) throw std::invalid_argument("There is no order to start from; give one.");
   std::optional<StageCuts> start;
+  Cut best;
   for (const std::vector<int>& order : orders) {
     check_order(problem, order);
     StageCuts cuts(problem, order, kMaxStageOps);
-    if (!start || cuts.total_us() < start->total_us()) start.emplace(std::move(cuts));
+    Cut cut = join_stages(problem, &cuts);
+    if (start && cut.us >= best.us) continue;
+    start.emplace(std::move(cuts));
+    best = std::move(cut);
   }
-  if (problem.graph.num_ops < 2) return schedule_stages(problem, start->stages());
-  const std::vector<int> best = Search(problem, limits, std::move(*start)).run();
-  return schedule_stages(problem, StageCuts(problem, best, kMaxStageOps).stages());
+  if (problem.graph.num_ops > 1) {
+    // The search does not know joined stages, so its result may be worse with them.
+    Cut found = cut_order(problem, Search(problem, limits, std::move(*start)).run());
+    if (found.us < best.us) best = std::move(found);
+  }
+  return schedule_stages(problem, best.stages);
 }
 
 }  // namespace top

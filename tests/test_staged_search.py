@@ -140,6 +140,13 @@ def test_search_finds_what_exact_ios_finds() -> None:
     assert best >= 97
 
 
+def test_stages_are_joined_where_barriers_are_dear() -> None:
+    problem = PartitionProblem((), (OpCost(10.0),) * 200, DeviceModel(4, wait_us=50.0))
+    schedule = cut_stages(problem, range(200))
+    assert {placement.stage for placement in schedule} == {0}
+    assert staged_objective(problem, schedule) == pytest.approx(500)
+
+
 def test_search_overcomes_a_bad_start() -> None:
     """Two chains of ops of equal time, one behind the other, run side by side in one stage."""
     chains = tuple((op, op + 1) for op in range(19) if op != 9)
