@@ -63,8 +63,8 @@ def improve_stages(
         How many orders to try; None for no limit. With a limit the result depends on the seed alone
         as long as ``max_ms`` suffices.
     temperature : float
-        How much worse the next order may be at the beginning, relative to the mean time per op. With
-        0, the default and best for short searches, none may be worse.
+        How much worse the next order may be at the beginning, relative to the mean time per op.
+        With 0, the default and best for short searches, none may be worse.
     seed : int
         Of the moves.
 
