@@ -19,6 +19,7 @@ StageCuts::StageCuts(const Problem& problem, std::vector<int> order, int max_sta
       times_(problem, std::move(order)),
       front_(problem.graph.num_ops + 1),
       back_(problem.graph.num_ops + 1),
+      open_(problem.graph.num_ops + 1, true),
       back_valid_(problem.graph.num_ops) {
   for (int op = 0; op < problem.graph.num_ops; ++op) {
     faster_us_.push_back(call_us(problem, op, prefers_gang(problem, op)));
@@ -57,10 +58,17 @@ std::vector<Stage> StageCuts::stages() {
   return stages;
 }
 
-int StageCuts::longest_stage() {
-  int longest = 0;
-  trace([&](int begin, int end) { longest = std::max(longest, end - begin); });
-  return longest;
+std::vector<char> StageCuts::boundaries() {
+  std::vector<char> boundaries(num_ops() + 1, false);
+  boundaries.back() = true;
+  trace([&](int begin, int) { boundaries[begin] = true; });
+  return boundaries;
+}
+
+void StageCuts::restrict_to(const std::vector<char>& open) {
+  open_ = open;
+  front_valid_ = 0;
+  back_valid_ = num_ops();
 }
 
 // When a concurrent stage at a position can start.
@@ -84,8 +92,18 @@ StageCuts::Costs StageCuts::front_at(int position) {
   costs.sequential_us = std::min(before.sequential_us, before.concurrent_us + barrier_us_) +
                         faster_us_[order()[position - 1]];
   // To end with a concurrent stage has no advantage but being faster.
+  if (!open_[position]) return costs;
   double best_us = costs.sequential_us;
+  candidates_.clear();
   for (int begin = position - 2; begin >= first_begin(position); --begin) {
+    if (!open_[begin]) continue;
+    const double bound_us = start_us(begin) + times_.bound_us(begin, position);
+    if (bound_us < best_us) candidates_.emplace_back(bound_us, begin);
+  }
+  // The most promising first, so that few stages need to be timed.
+  std::sort(candidates_.begin(), candidates_.end());
+  for (const auto& [bound_us, begin] : candidates_) {
+    if (bound_us >= best_us) break;
     const double from_us = start_us(begin);
     const double us = from_us + times_.concurrent_us(begin, position, best_us - from_us);
     if (us < best_us) {
@@ -101,7 +119,8 @@ StageCuts::Costs StageCuts::back_at(int position) {
   Costs costs{0, 0, 0};
   // After a sequential op a concurrent stage waits, after a concurrent one everything does.
   double best_us = alone_us;
-  for (int end = position + 2; end <= last_end(position); ++end) {
+  for (int end = position + 2; open_[position] && end <= last_end(position); ++end) {
+    if (!open_[end]) continue;
     const double rest_us = back_[end].concurrent_us;
     best_us = std::min(best_us, times_.concurrent_us(position, end, best_us - rest_us) + rest_us);
   }
@@ -121,8 +140,10 @@ double StageCuts::across(int position, double limit_us) {
   bool found = best_us <= allowed_us;
   if (!found) best_us = allowed_us;
   for (int end = position + 1; end <= last_end(position - 1); ++end) {
+    if (!open_[end]) continue;
     const double rest_us = back_[end].concurrent_us;
     for (int begin = position - 1; begin >= first_begin(end); --begin) {
+      if (!open_[begin]) continue;
       const double other_us = start_us(begin) + rest_us;
       const double us = times_.concurrent_us(begin, end, best_us - other_us) + other_us;
       if (us < best_us) {

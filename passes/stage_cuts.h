@@ -7,6 +7,7 @@
 #ifndef TOP_PASSES_STAGE_CUTS_H_
 #define TOP_PASSES_STAGE_CUTS_H_
 
+#include <utility>
 #include <vector>
 
 #include "passes/stage_times.h"
@@ -25,8 +26,11 @@ class StageCuts {
   double total_us();
   // The best cut.
   std::vector<Stage> stages();
-  // Ops of the longest concurrent stage of the best cut.
-  int longest_stage();
+  // The positions between its stages, marked; runs of sequential ops are marked all over.
+  std::vector<char> boundaries();
+  // From now on concurrent stages begin and end only at the positions marked (of all ops, and the
+  // end), which makes changes cheap to judge. At first they may do so everywhere.
+  void restrict_to(const std::vector<char>& open);
 
   // Reorders ops from position `begin` on, which must leave the order topological, and returns the
   // time of the best cut of the new order; infinity if it exceeds `limit_us`.
@@ -63,8 +67,11 @@ class StageCuts {
   std::vector<double> faster_us_;  // per op: in its faster form
   std::vector<Costs> front_;       // of what is in front of a position
   std::vector<Costs> back_;        // of what is behind it, with the barrier if there is one
+  std::vector<char> open_;         // positions where concurrent stages may begin and end
   int front_valid_ = 0;            // last position where front_ holds
   int back_valid_;                 // first position where back_ holds
+
+  std::vector<std::pair<double, int>> candidates_;  // scratch of front_at: bound, begin
 
   // The last reorder().
   int changed_ = 0;

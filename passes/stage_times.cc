@@ -85,9 +85,19 @@ double StageTimes::concurrent_us(int begin, int end, double limit_us) {
     known = {key, std::max(load, longest_us_), false};
   } else {
     collect_groups(begin, end);
-    known = {key, simulate_us(), true};
+    const double packed_us = pack();
+    known = packed_us >= limit_us ? Known{key, packed_us, false}
+                                  : Known{key, timer_.concurrent_us(bins_), true};
   }
   return known.us < limit_us ? known.us : kInfinity;
+}
+
+double StageTimes::bound_us(int begin, int end) {
+  const uint64_t key = sums_[end].key - sums_[begin].key;
+  const Known& known = known_[key & (known_.size() - 1)];
+  if (known.key == key) return known.us;
+  connect(begin, end);
+  return num_groups_ == 1 ? kInfinity : std::max(load_us(begin, end), longest_us_);
 }
 
 Stage StageTimes::stage(int begin, int end) {
@@ -152,19 +162,21 @@ void StageTimes::collect_groups(int begin, int end) {
   for (int op : sorted_) group_at_[root(position_[op])] = -1;
 }
 
-// Of the groups collected last.
-double StageTimes::simulate_us() {
+// Fills bins_ with the groups collected last and returns the time of the longest bin, alone.
+double StageTimes::pack() {
   solo_us_.assign(num_groups_, 0.0);
   for (int group = 0; group < num_groups_; ++group) {
     for (int op : groups_[group]) solo_us_[group] += call_us(problem_, op, false);
   }
   const std::vector<int> bin_of = pack_groups(solo_us_, problem_.device.streams);
+  bin_us_.assign(problem_.device.streams, 0.0);
   for (std::vector<int>& bin : bins_) bin.clear();
   for (int group = 0; group < num_groups_; ++group) {
     std::vector<int>& bin = bins_[bin_of[group]];
     bin.insert(bin.end(), groups_[group].begin(), groups_[group].end());
+    bin_us_[bin_of[group]] += solo_us_[group];
   }
-  return timer_.concurrent_us(bins_);
+  return *std::max_element(bin_us_.begin(), bin_us_.end());
 }
 
 }  // namespace top

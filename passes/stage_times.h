@@ -10,8 +10,9 @@
 
 namespace top {
 
-// Three bounds stand before the simulation of a stage: the load, from prefix sums; what is known of
-// the same set of ops from before, even at another place of the order; and its longest group.
+// Bounds stand before the simulation of a stage: the load, from prefix sums; what is known of the
+// same set of ops from before, even at another place of the order; the longest group; and the load
+// of the streams once the groups are packed.
 // Not for use by two threads at once. The problem must outlive it.
 class StageTimes {
  public:
@@ -28,6 +29,9 @@ class StageTimes {
   // group, which is no concurrent stage, or if the stage takes at least `limit_us`. Fast where
   // ranges grow from one question to the next.
   double concurrent_us(int begin, int end, double limit_us);
+
+  // A lower bound on the same time, found quickly.
+  double bound_us(int begin, int end);
 
   // The concurrent stage order()[begin .. end).
   Stage stage(int begin, int end);
@@ -54,7 +58,7 @@ class StageTimes {
   void add(int at, const std::vector<int>& neighbours);
   int root(int at);
   void collect_groups(int begin, int end);
-  double simulate_us();
+  double pack();
 
   const Problem& problem_;
   std::vector<int> order_;
@@ -71,12 +75,13 @@ class StageTimes {
   std::vector<int> parent_;
   std::vector<double> group_us_;  // of the component, at roots
 
-  // Scratch of collect_groups and simulate_us.
+  // Scratch of collect_groups and pack.
   std::vector<int> sorted_;
   std::vector<int> group_at_;  // per position of a root
   std::vector<std::vector<int>> groups_;
   std::vector<double> solo_us_;
   std::vector<std::vector<int>> bins_;
+  std::vector<double> bin_us_;
 };
 
 }  // namespace top

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <utility>
@@ -16,7 +16,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kMaxStageOps = 256;
+constexpr int kMaxStageOps = 32;
+constexpr int kMaxJoinedOps = 256;
 
 void check_order(const Problem& problem, const std::vector<int>& order) {
   Schedule schedule;
@@ -24,17 +25,36 @@ void check_order(const Problem& problem, const std::vector<int>& order) {
   validate_schedule(problem.graph, schedule, problem.device.streams, problem.names);
 }
 
+struct Cut {
+  double us;
+  std::vector<Stage> stages;
+};
+
+// The best cut, with neighbouring stages joined where that is better. Trying stages of many ops at
+// every position would take long.
+Cut join_stages(const Problem& problem, StageCuts* cuts) {
+  StageCuts joined(problem, cuts->order(), kMaxJoinedOps);
+  joined.restrict_to(cuts->boundaries());
+  return {joined.total_us(), joined.stages()};
+}
+
+Cut cut_order(const Problem& problem, const std::vector<int>& order) {
+  StageCuts cuts(problem, order, kMaxStageOps);
+  return join_stages(problem, &cuts);
+}
+
 // Local search over orders: a window of the order is sorted into what depends on its first op, or
 // its last op depends on, and the rest. Windows move up and down the order, so that the costs in
-// front of them and behind them are at hand.
+// front of them and behind them are at hand. During a sweep stages begin and end near where they do
+// in the present cut, and at some positions drawn by chance, because timing stages takes most of
+// the time.
 class Search {
  public:
-  Search(const Problem& problem, const SearchLimits& limits, std::vector<int> order,
-         int max_stage_ops)
+  Search(const Problem& problem, const SearchLimits& limits, StageCuts cuts)
       : problem_(problem),
         limits_(limits),
-        cuts_(problem, std::move(order), max_stage_ops),
-        max_distance_(std::min(max_stage_ops, problem.graph.num_ops - 1)),
+        cuts_(std::move(cuts)),
+        max_distance_(std::min(kMaxStageOps, problem.graph.num_ops - 1)),
         random_(limits.seed),
         chosen_(problem.graph.num_ops) {}
 
@@ -46,6 +66,7 @@ class Search {
     const double mean_us = current_us / problem_.graph.num_ops;
     const Clock::time_point begin = Clock::now();
     int futile = 0;  // changes proposed in a row that are none
+    restrict_cuts();
     for (int64_t tried = 1; limits_.max_schedules == 0 || tried < limits_.max_schedules; ++tried) {
       const double spent_ms =
           std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -53,6 +74,10 @@ class Search {
       const double left = limits_.max_schedules == 0
                               ? 1 - spent_ms / limits_.max_ms
                               : 1 - static_cast<double>(tried) / limits_.max_schedules;
+      if (turned_) {
+        restrict_cuts();
+        current_us = cuts_.total_us();
+      }
       const double limit_us = current_us + slack(left) * mean_us;
       if (!propose()) {
         // A chain has only one order.
@@ -77,6 +102,7 @@ class Search {
  private:
   static constexpr double kRounding = 1e-12;  // of sums of times, relative
   static constexpr int kJitter = 8;
+  static constexpr int kOpenedOneOf = 10;
   static constexpr int kMaxFutileSweeps = 8;
 
   // Annealing by Metropolis' rule, the random number drawn before the evaluation, which can then
@@ -89,11 +115,23 @@ class Search {
 
   int pick(int low, int high) { return std::uniform_int_distribution<>(low, high)(random_); }
 
+  void restrict_cuts() {
+    const std::vector<char> boundaries = cuts_.boundaries();
+    std::vector<char> open = boundaries;
+    for (size_t at = 0; at < open.size(); ++at) {
+      open[at] |= pick(0, kOpenedOneOf - 1) == 0;
+      if (at > 0) open[at] |= boundaries[at - 1];
+      if (at + 1 < open.size()) open[at] |= boundaries[at + 1];
+    }
+    cuts_.restrict_to(open);
+  }
+
   // Sets first_ and ops_ to a change of the order; false if there is none where it looked.
   bool propose() {
     const int num_ops = problem_.graph.num_ops;
     centre_ += upwards_ ? 1 : -1;
-    if (centre_ <= 0 || centre_ >= num_ops - 1) upwards_ = centre_ <= 0;
+    turned_ = centre_ <= 0 || centre_ >= num_ops - 1;
+    if (turned_) upwards_ = centre_ <= 0;
     const int at = std::clamp(centre_ + pick(-kJitter, kJitter), 0, num_ops - 1);
     // Mostly near: distances between 1 and all, each magnitude equally likely.
     const double exponent = std::uniform_real_distribution<>(0, std::log(max_distance_))(random_);
@@ -164,6 +202,7 @@ class Search {
   std::mt19937_64 random_;
   int centre_ = 0;
   bool upwards_ = true;
+  bool turned_ = false;
   // The change that is tried.
   int first_ = 0;
   std::vector<int> ops_;
@@ -175,30 +214,28 @@ class Search {
 
 Schedule cut_stages(const Problem& problem, const std::vector<int>& order) {
   check_order(problem, order);
-  return schedule_stages(problem, StageCuts(problem, order, kMaxStageOps).stages());
+  return schedule_stages(problem, cut_order(problem, order).stages);
 }
 
 Schedule improve_stages(const Problem& problem, const std::vector<std::vector<int>>& orders,
                         const SearchLimits& limits) {
   if (orders.empty()) throw std::invalid_argument("There is no order to start from; give one.");
-  std::vector<int> best;
-  double best_us = std::numeric_limits<double>::infinity();
-  int longest_stage = 0;
+  std::optional<StageCuts> start;
+  Cut best;
   for (const std::vector<int>& order : orders) {
     check_order(problem, order);
     StageCuts cuts(problem, order, kMaxStageOps);
-    if (cuts.total_us() < best_us) {
-      best_us = cuts.total_us();
-      best = order;
-      longest_stage = cuts.longest_stage();
-    }
+    Cut cut = join_stages(problem, &cuts);
+    if (start && cut.us >= best.us) continue;
+    start.emplace(std::move(cuts));
+    best = std::move(cut);
   }
-  if (best.size() > 1) {
-    // Room for stages to grow; more would only cost time.
-    const int max_stage_ops = std::clamp(longest_stage + longest_stage / 2, 16, kMaxStageOps);
-    best = Search(problem, limits, best, max_stage_ops).run();
+  if (problem.graph.num_ops > 1) {
+    // The search does not know joined stages, so its result may be worse with them.
+    Cut found = cut_order(problem, Search(problem, limits, std::move(*start)).run());
+    if (found.us < best.us) best = std::move(found);
   }
-  return schedule_stages(problem, StageCuts(problem, best, kMaxStageOps).stages());
+  return schedule_stages(problem, best.stages);
 }
 
 }  // namespace top

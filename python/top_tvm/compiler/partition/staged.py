@@ -19,8 +19,9 @@ from top_tvm.errors import PartitionError
 def cut_stages(problem: PartitionProblem, order: Sequence[int]) -> Schedule:
     """Cut an order of ops into stages so that :func:`staged_objective` is least.
 
-    Dynamic programming over the positions of the order. Stages have at most 256 ops; the connected
-    components of a stage are its groups.
+    Dynamic programming over the positions of the order. The connected components of a stage are its
+    groups. Concurrent stages have at most 32 ops; neighbouring stages are joined afterwards, up to
+    256 ops, where that is better.
 
     Parameters
     ----------
@@ -45,10 +46,10 @@ def improve_stages(
     *,
     max_ms: float = 1000.0,
     max_orders: int | None = None,
-    temperature: float = 0.5,
+    temperature: float = 0.0,
     seed: int = 0,
 ) -> Schedule:
-    """Search for an order with a better cut than those given, by simulated annealing.
+    """Search for an order with a better cut than those given: local search or annealing.
 
     Parameters
     ----------
@@ -57,13 +58,13 @@ def improve_stages(
     orders : sequence of sequence of int
         At least one, as :func:`cut_stages` takes them. The search starts from the best.
     max_ms : float
-        Time to search.
+        Time to search, in addition to that of cutting the orders.
     max_orders : int, optional
         How many orders to try; None for no limit. With a limit the result depends on the seed alone
         as long as ``max_ms`` suffices.
     temperature : float
-        How much worse the next order may be at the beginning, relative to the mean time per op; 0
-        takes improvements only.
+        How much worse the next order may be at the beginning, relative to the mean time per op.
+        With 0, the default and best for short searches, none may be worse.
     seed : int
         Of the moves.
 
