@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,12 @@ from top_tvm.errors import PartitionError
 if TYPE_CHECKING:
     from top_tvm.compiler.gpg.network import Network
 
+Fields = Sequence[tuple[int, int, int, int, int]]
 WEIGHTS = Path(__file__).parent.parent / "gpg" / "weights.safetensors"
 OBJECTIVES = ("simulated", "staged")
 # What local search tries: numbers, not times, so that a seed decides the result.
 _MOVES = 2000
-_ORDERS = 400
+_ORDERS_PER_OP = 3
 _TEMPERATURE = 1.0
 _NO_LIMIT_MS = 1e9
 
@@ -97,12 +99,25 @@ def _search(
         weights = shipped_network().policy_of(problem).arguments()
         decoded_us, decoded = native.decode(*weights, samples, _TEMPERATURE, seed)
         if objective == "staged":
-            orders = [[fields[0] for fields in found] for found in (decoded, best, native.greedy())]
-            best = native.improve_stages(orders, *_limits(deadline, _ORDERS), 0.5, seed)
-        else:
-            if decoded_us < native.simulate(best)[0]:
-                best = decoded
-            best = native.improve(best, *_limits(deadline, _MOVES), 0.0, seed)
+            return _stages(problem, (decoded, best), deadline, seed)
+        if decoded_us < native.simulate(best)[0]:
+            best = decoded
+        best = native.improve(best, *_limits(deadline, _MOVES), 0.0, seed)
+    return tuple(Placement(*fields) for fields in best)
+
+
+def _stages(
+    problem: PartitionProblem, schedules: Sequence[Fields], deadline: float, seed: int
+) -> Schedule:
+    """Cut the orders in which ops start in some schedules, and improve the best of these orders."""
+    native = problem.native
+    orders = []
+    for schedule in schedules:
+        _, start_us, _ = native.simulate(schedule)
+        orders.append(sorted(range(problem.num_ops), key=lambda op: (start_us[op], op)))
+    limits = _limits(deadline, _ORDERS_PER_OP * problem.num_ops)
+    found = [native.greedy(), native.improve_stages(orders, *limits, 0.0, seed)]
+    best = min(found, key=native.staged_objective)
     return tuple(Placement(*fields) for fields in best)
 
 
