@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 from tvm import relax
 
 import top_tvm
@@ -210,6 +212,59 @@ def test_indices_and_outputs_are_not_rounded():
     results = top_tvm.build(model, precision="bf16").run({"x": rows})
     np.testing.assert_array_equal(results["index"], reference(model, rows)[0])
     np.testing.assert_allclose(results["y"], 2 * rows.T, rtol=1e-2)
+
+
+def assert_matrices_are_bfloat16(exe, count):
+    matrices = [array for array in exe.artifact.constants.values() if array.ndim > 1]
+    assert [array.dtype for array in matrices] == [BFLOAT16] * count
+    assert all(spec.dtype == "float32" for spec in (*exe.inputs, *exe.outputs))
+
+
+class Gated(nn.Module):
+    """A convolution with a gate of its channels, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.convolution = nn.Conv2d(3, 16, 3, padding=1)
+        self.gate = nn.Linear(16, 16)
+        self.classifier = nn.Linear(16, 10)
+
+    def forward(self, image):
+        features = nn.functional.silu(self.convolution(image))
+        gate = torch.sigmoid(self.gate(features.mean((2, 3))))
+        gated = features * gate[:, :, None, None]
+        return gated, self.classifier(gated.amax((2, 3)))
+
+
+def test_an_exported_program():
+    module, image = Gated().eval(), torch.from_numpy(normal(2, 3, 12, 12))
+    program = torch.export.export(module, (image,))
+    exe = top_tvm.build(program, precision="bf16", partitioner="greedy")
+    assert_matrices_are_bfloat16(exe, 3)
+    expected = [output.detach().numpy() for output in module(image)]
+    assert_close(list(exe.run({"image": image.numpy()}).values()), expected)
+
+
+def test_a_relax_module():
+    weights = [normal(*shape, seed=s) / 4 for s, shape in enumerate([(16, 3, 3, 3), (16, 10)])]
+    builder = relax.BlockBuilder()
+    image = relax.Var("image", relax.TensorType((2, 3, 12, 12), "float32"))
+    with builder.function("main", [image]):
+        with builder.dataflow():
+            features = builder.emit(relax.op.nn.conv2d(image, relax.const(weights[0]), padding=1))
+            active = builder.emit(relax.op.nn.relu(features))
+            pooled = builder.emit(relax.op.max(active, [2, 3]))
+            scores = builder.emit(relax.op.matmul(pooled, relax.const(weights[1])))
+            output = builder.emit_output(relax.Tuple([active, scores]))
+        builder.emit_func_output(output)
+    module, data = builder.finalize(), normal(2, 3, 12, 12, seed=7)
+    exe = top_tvm.build(module, precision="bf16", partitioner="greedy")
+    assert_matrices_are_bfloat16(exe, 2)
+    executable = tvm.compile(module, target=tvm.target.Target({"kind": "llvm"}))
+    expected = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(data))
+    outputs = list(exe.run({"image": data}).values())
+    assert_close(outputs, [tensor.numpy() for tensor in expected])
 
 
 def test_a_file_runs_where_ml_dtypes_is_missing(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import top_tvm
 from small_model import small_model
@@ -84,6 +85,26 @@ def test_run_computes_what_onnx_runtime_computes(cli, model, compiled, tmp_path,
     assert 0 < latency["min"] <= latency["median"] <= latency["max"]
     (expected,) = onnxruntime.InferenceSession(model).run(None, {"data": x})
     np.testing.assert_allclose(np.load(out)["scores"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_of_pytorch_is_built_and_runs(cli, tmp_path):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 3))
+    sizes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(module, (torch.ones(2, 4),), dynamic_shapes=sizes)
+    source, target = tmp_path / "mlp.pt2", tmp_path / "mlp.top"
+    torch.export.save(program, source)
+    options = ("--batch", "1,3", "--partitioner", "greedy")
+    code, stdout, _ = cli("build", source, "-o", target, *options, "--json")
+    assert code == 0
+    assert [plan["batch"] for plan in last_json(stdout)["plans"]] == [1, 3]
+    x, y = tmp_path / "x.npy", tmp_path / "y.npz"
+    np.save(x, np.random.default_rng(0).standard_normal((3, 4)).astype("float32"))
+    code, stdout, _ = cli("run", target, "--input", f"input={x}", "--output", y, "--json")
+    assert code == 0
+    assert last_json(stdout)["outputs"] == [{"name": "output", "shape": [3, 3], "dtype": "float32"}]
+    expected = module(torch.from_numpy(np.load(x))).detach().numpy()
+    np.testing.assert_allclose(np.load(y)["output"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_random_inputs_depend_on_the_seed_only(cli, compiled, tmp_path):
@@ -194,6 +215,8 @@ USER_ERRORS = [
     (("build", "{model}", "-o", "m.top", "--partitioner", "magic"), "sequential, greedy, list"),
     (("build", "{model}", "-o", "m.top", "--target", "tpu"), "tpu"),
     (("build", "{text}", "-o", "m.top"), "{text}"),
+    (("build", "missing.pt2", "-o", "m.top"), "missing.pt2: there is no such file"),
+    (("build", "{pt2}", "-o", "m.top"), "{pt2}: cannot be read as a file of torch.export.save"),
     (("run", "missing.top", "--random-input"), "missing.top"),
     (("run", "{text}", "--random-input"), "{text}"),
     (("run", "{top}"), "no value for input data"),
@@ -213,7 +236,9 @@ def test_user_errors_are_one_line_and_exit_code_2(
 ):
     text = tmp_path / "text.txt"
     text.write_text("not a model\n")
-    paths = {"model": model, "top": compiled[1], "text": text}
+    pt2 = tmp_path / "broken.pt2"
+    pt2.write_bytes(text.read_bytes())
+    paths = {"model": model, "top": compiled[1], "text": text, "pt2": pt2}
     code, stdout, stderr = cli(*(argument.format(**paths) for argument in arguments))
     assert code == 2
     assert stdout == ""

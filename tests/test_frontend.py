@@ -75,6 +75,17 @@ def test_impossible_shapes_are_refused(shapes, batch, message):
         import_onnx(relu(), shapes, batch)
 
 
+@pytest.mark.parametrize("shapes", [None, {"x": (2, 4)}])
+def test_inputs_without_elements_are_refused(shapes):
+    for shape, position in ((0, 4), 0), (("n", 0), 1):
+        with pytest.raises(ModelError) as caught:
+            import_onnx(relu(shape), shapes)
+        assert str(caught.value) == (
+            f"tiny: dimension {position} of input 'x' is 0: inputs without elements are not "
+            "supported; if 0 was to mean any size, give the dimension a name (dim_param) instead"
+        )
+
+
 def test_batch_against_a_fixed_one_is_refused():
     with pytest.raises(
         ModelError, match="fixes its batch size at 2, so it cannot be built for batch 4"

@@ -125,6 +125,11 @@ def test_weights_beside_the_function():
         (Softmax, {"shapes": {"x": (3, 2)}, "batch": 4}, "fixes its batch size at 3, so it cannot"),
         (network(), {"batch": 4}, "fixes its batch size at 2, so it cannot be built for batch 4"),
         (network(), {"shapes": {"scale": (2, 9, 1, 1)}}, "input 'scale' is fixed at 8, not 9"),
+        (
+            network(0),
+            {},
+            "dimension 0 of input 'image' is 0: inputs without elements are not supported",
+        ),
         (Weighted, {}, "1 parameters are weights, but 0 have values (w...); bind them"),
     ],
 )

@@ -43,7 +43,7 @@ class GraphMemory:
     largest_bytes : int
         The largest tensor that a node computes,
     largest : str
-        and its name and node, for messages; ``""`` when there is none.
+        and its name, node and shape, for messages; ``""`` when there is none.
     shapes : dict of str to tuple of int
         By name, of all tensors whose shape is known.
     """
@@ -154,8 +154,8 @@ def _graph_memory(model: onnx.ModelProto, weights: Mapping[str, int], name: str)
     largest = max(makers, key=lambda output: sizes.get(output, 0), default="")
     label = f"{largest!r:.80} of {describe_node(makers[largest])}" if largest else ""
     largest_bytes = sizes.get(largest, 0)
-    if label:
-        label += f" with {_gigabytes(largest_bytes)}"
+    if largest in shapes:
+        label += f" of shape {shapes[largest]!s:.200} with {_gigabytes(largest_bytes)}"
     return GraphMemory(sum(weights.values()), peak, largest_bytes, label, shapes)
 
 

@@ -76,6 +76,14 @@ def _fix_shape(
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{name}: input {value.name!r} is not a tensor")
     dims = value.type.tensor_type.shape.dim
+    for position, dim in enumerate(dims):
+        # Not the same as a dimension without a size, though protobuf reads 0 for both.
+        if dim.HasField("dim_value") and dim.dim_value == 0:
+            raise ModelError(
+                f"{name}: dimension {position} of input {value.name!r} is 0: inputs without "
+                "elements are not supported; if 0 was to mean any size, give the dimension a name "
+                "(dim_param) instead"
+            )
     symbolic_batch = bool(dims) and not dims[0].dim_value
     if wanted is not None:
         _apply_shape(name, value, tuple(wanted))

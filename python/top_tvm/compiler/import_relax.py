@@ -119,6 +119,11 @@ def _fixed_batch(main: relax.Function, batch: int | None) -> int:
                     f"{_NAME}: dimension {position} ({extent}) of input {name!r} has no fixed size;"
                     f" give the whole shape: shapes={{{name!r}: (...)}}"
                 )
+            if int(extent) == 0:
+                raise ModelError(
+                    f"{_NAME}: dimension {position} of input {str(param.name)!r} is 0: inputs "
+                    "without elements are not supported"
+                )
     leading = [int(param.ty.shape[0]) for param in main.params if len(param.ty.shape)]
     result = leading[0] if leading else 1
     if batch is not None and result != batch:

@@ -6,9 +6,8 @@ The evaluator is the reference implementation of the ONNX standard.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from top_tvm.compiler.onnx_import.node import TensorSequence, shape_of
-from top_tvm.errors import ModelError
+from top_tvm.compiler.onnx_import.result_size import SizeLimit, check_results
 
 # Written for clarity, these are slow: they stay in the graph. Random results are no constants.
 _NOT_FOLDED = {
@@ -29,7 +28,8 @@ _NOT_FOLDED = {
     *("RandomUniform", "RandomUniformLike"),
 }
 # A constant may grow to this: bigger ones would only come from a mistake, or an attack.
-MAX_FOLDED_BYTES = 1 << 31
+_MAX_BYTES = 1 << 31
+_CONSTANT_LIMIT = SizeLimit(_MAX_BYTES, f"a constant may take {_MAX_BYTES / 1e9:.1f} GB")
 
 
 def fold(node: onnx.NodeProto, opset: int, operands: Sequence[Any], label: str) -> list[Any] | None:
@@ -61,16 +61,8 @@ def fold(node: onnx.NodeProto, opset: int, operands: Sequence[Any], label: str) 
         return None
     if any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute):
         return None
-    growing = _GROWING.get(node.op_type)
-    if growing is not None:
-        try:
-            elements = growing(*[value for value in operands if value is not None])
-        except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError):
-            return None
-        if elements * 8 > MAX_FOLDED_BYTES:
-            raise ModelError(
-                f"{label}: its result would have {elements} elements, more than a constant may"
-            )
+    if operands:
+        check_results(node, opset, operands, label, _CONSTANT_LIMIT)
     return _evaluate(node, opset, operands)
 
 
@@ -107,28 +99,3 @@ def _of_its_shape(value: Any) -> Any:
 
 def _info(name: str) -> onnx.ValueInfoProto:
     return helper.make_value_info(name, onnx.TypeProto())
-
-
-def _product(extents: Any) -> int:
-    return math.prod([int(extent) for extent in np.ravel(extents)])
-
-
-def _range(start: Any, limit: Any, delta: Any) -> int:
-    return max(math.ceil((float(limit) - float(start)) / float(delta)), 0)
-
-
-def _pad(data: Any, pads: Any, *_: Any) -> int:
-    return int(data.size) + math.prod(
-        int(extent) + int(np.abs(pads).max()) for extent in data.shape
-    )
-
-
-# Number of elements of results that can be bigger than all operands together: at least that many.
-_GROWING: dict[str, Callable[..., int]] = {
-    "ConstantOfShape": _product,
-    "Expand": lambda data, shape: int(data.size) * max(_product(shape), 1),
-    "Tile": lambda data, repeats, *_: int(data.size) * _product(repeats),
-    "Range": _range,
-    "OneHot": lambda indices, depth, _: int(indices.size) * int(depth.item()),
-    "Pad": _pad,
-}

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import tvm
@@ -32,6 +31,12 @@ from top_tvm.compiler.onnx_import.node import (
     shape_of,
 )
 from top_tvm.compiler.onnx_import.order import needed_nodes
+from top_tvm.compiler.onnx_import.result_size import (
+    SizeLimit,
+    check_results,
+    numpy_dtype,
+    type_of,
+)
 from top_tvm.compiler.onnx_import.sequences import SEQUENCES, SequenceNode
 from top_tvm.compiler.transform.rewriter import bindings_of, variables_in
 from top_tvm.device import memory_limit_bytes
@@ -74,7 +79,7 @@ def convert_graph(
     builder = relax.BlockBuilder()
     opsets = opset_versions(model.opset_import)
     functions = {(f.domain, f.name): f for f in model.functions}
-    walk = _Walk(name, builder, functions, shapes or {})
+    walk = _Walk(name, builder, functions, shapes or {}, _memory_limit())
     values: ChainMap[str, Value] = ChainMap()
     if model.graph.sparse_initializer:
         raise ModelError(f"{name}: sparse initializers are not supported; store them densely")
@@ -102,6 +107,11 @@ def convert_graph(
     module = builder.get()
     _warn_of_unused(module["main"], name, runtime_names)
     return module
+
+
+def _memory_limit() -> SizeLimit:
+    nbytes = memory_limit_bytes()
+    return SizeLimit(nbytes, f"this machine has {nbytes / 1e9:.1f} GB of memory")
 
 
 def _warn_of_unused(function: relax.Function, name: str, inputs: Sequence[str]) -> None:
@@ -178,6 +188,7 @@ class _Walk:
     builder: relax.BlockBuilder
     functions: Mapping[tuple[str, str], onnx.FunctionProto]
     shapes: Mapping[str, tuple[int, ...]]  # of the outermost graph
+    limit: SizeLimit  # of every tensor
     unrolled: UnrolledNodes = field(default_factory=UnrolledNodes)
 
     def convert(self, proto: onnx.NodeProto, scope: _Scope) -> None:
@@ -186,14 +197,17 @@ class _Walk:
         proto = _with_attributes(proto, scope.attributes)
         operands = [self._operand(name, scope, label) for name in proto.input]
         opset = scope.opsets.get(_domain(proto.domain), 1)
-        results: list[Value | None] | None
+        results: list[Value | None] | None = None
         if proto.domain in STANDARD_DOMAINS and proto.op_type in CONTROL_FLOW:
             results = self._convert_control_flow(proto, opset, operands, scope, label)
         elif proto.domain in STANDARD_DOMAINS and proto.op_type in SEQUENCES:
             results = [self._convert_sequence(proto, operands, label)]
         else:
             local = (proto.domain, proto.op_type) in self.functions  # whatever else has its name
-            results = None if local else fold(proto, opset, operands, label)
+            if not local:
+                results = fold(proto, opset, operands, label)
+                if results is None:  # converters make indices or weights of the results' size
+                    check_results(proto, opset, operands, label, self.limit)
         if results is None:
             function = self._function(proto, opset, operands)
             if function is not None:
@@ -338,9 +352,9 @@ class _Walk:
         if isinstance(expression, tvm.ir.GenericConst):
             return np.asarray(expression.value.numpy())
         value = self.builder.normalize(expression)
-        _check_type(value, label)
+        _check_type(value, label, self.limit)
         if 0 in shape_of(value):  # without elements, all values are the same
-            return np.empty(shape_of(value), _numpy_dtype(dtype_of(value)))
+            return np.empty(shape_of(value), numpy_dtype(dtype_of(value)))
         return self.builder.emit(value)
 
 
@@ -378,7 +392,7 @@ def _parameter(info: onnx.ValueInfoProto, name: str) -> relax.Var:
     return relax.Var(identifier, relax.TensorType(shape, dtype))
 
 
-def _check_type(value: Expr, label: str) -> None:
+def _check_type(value: Expr, label: str, limit: SizeLimit) -> None:
     """What the rest of the compiler relies on."""
     if not isinstance(value.ty, relax.TensorType) or not isinstance(
         value.ty.shape, relax.ShapeExpr
@@ -387,24 +401,11 @@ def _check_type(value: Expr, label: str) -> None:
     if dtype_of(value) not in DTYPE_BYTES:
         raise ModelError(f"{label}: values of type {dtype_of(value)} are not supported")
     # Even a tensor that fusion would avoid: a loop over it would not end.
-    nbytes = math.prod(shape_of(value)) * DTYPE_BYTES[dtype_of(value)]
-    if nbytes > memory_limit_bytes():
-        raise ModelError(
-            f"{label}: its result of shape {shape_of(value)!s:.200} takes {nbytes / 1e9:.1f} GB, "
-            f"this machine has {memory_limit_bytes() / 1e9:.1f} GB of memory"
-        )
+    limit.check(shape_of(value), math.prod(shape_of(value)) * DTYPE_BYTES[dtype_of(value)], label)
 
 
 def _type_proto(value: Value | None) -> onnx.TypeProto | None:
-    if value is None or isinstance(value, TensorSequence):
-        return None
-    dtype = value.dtype if isinstance(value, np.ndarray) else _numpy_dtype(dtype_of(value))
-    shape = value.shape if isinstance(value, np.ndarray) else shape_of(value)
-    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), shape)
-
-
-def _numpy_dtype(name: str) -> np.dtype[np.generic]:
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+    return None if value is None or isinstance(value, TensorSequence) else type_of(value)
 
 
 def _with_attributes(
