@@ -1,0 +1,26 @@
+"""One exact search, in a process that can be killed.
+
+Reads a pickled problem from stdin; writes the time in milliseconds and the schedule as JSON.
+"""
+
+import json
+import pickle
+import resource
+import sys
+import time
+
+from top_tvm.compiler.partition import PartitionProblem, ios
+from top_tvm.device import memory_limit_bytes
+
+
+def main() -> None:
+    most_bytes = memory_limit_bytes() // 2
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    problem: PartitionProblem = pickle.load(sys.stdin.buffer)
+    begin = time.perf_counter()
+    schedule = ios(problem, max_stages=None)
+    print(json.dumps([(time.perf_counter() - begin) * 1e3, schedule]))
+
+
+if __name__ == "__main__":
+    main()
