@@ -6,8 +6,8 @@
     python benchmarks/partition.py --measured only --json r.json  # plans executed on this CPU
 
 Times are what the simulator predicts for the schedules. Devices other than the CPU are simulated,
-too: their costs follow from parameters. Searching has one core and one thread. What docs/gpg.md says
-under "Benchmarks" explains the columns.
+too: their costs follow from parameters. Searching has one core and one thread. docs/gpg.md explains
+the methods and columns under "Benchmarks".
 """
 
 from __future__ import annotations
@@ -68,10 +68,9 @@ def main() -> int:
         )
     )
     print(heading, flush=True)
-    records: list[dict[str, Any]] = []
     try:
         with progress_bars() as progress:
-            tables = list(run(options, records, progress))
+            tables = run(options, progress)
     except TopTVMError as error:
         print(f"partition.py: {error}", file=sys.stderr)
         return 1
@@ -81,10 +80,9 @@ def main() -> int:
     return 0
 
 
-def run(
-    options: argparse.Namespace, records: list[dict[str, Any]], progress: Progress
-) -> Sequence[str]:
-    """Fill ``records``, writing them as they come, and return the tables."""
+def run(options: argparse.Namespace, progress: Progress) -> list[str]:
+    """Write records as they come, and return the tables."""
+    records: list[dict[str, Any]] = []
     tables = []
     if options.measured != "only":
         cases = make_cases(options.zoo, options.merge, options.device, options.streams, progress)
@@ -151,7 +149,12 @@ def parse_options() -> argparse.Namespace:
     )
     add("--rounds", type=int, help="of measuring")
     add("--json", type=Path, metavar="FILE", help="write every record, and plots next to it")
-    add("--out", type=RESULTS.joinpath, metavar="FILE", help="write the tables under benchmarks/results/")
+    add(
+        "--out",
+        type=RESULTS.joinpath,
+        metavar="FILE",
+        help="write the tables under benchmarks/results/",
+    )
     add("--quick", action="store_true", help="other defaults: two models, little time")
     options = parser.parse_args()
     parser.set_defaults(**(QUICK if options.quick else FULL))

@@ -209,8 +209,7 @@ class Beam {
       left.compute_us += kernel_us * form.compute;
     }
     const double stream_us = left.stream_us / problem_.device.streams;
-    state.bound_us =
-        now_us + std::max({path_us, stream_us, left.bandwidth_us, left.compute_us});
+    state.bound_us = now_us + std::max({path_us, stream_us, left.bandwidth_us, left.compute_us});
     state.bounds_us = 4 * now_us + path_us + stream_us + left.bandwidth_us + left.compute_us;
   }
 
@@ -218,9 +217,8 @@ class Beam {
   void select(size_t width) {
     order_.resize(num_children_);
     std::iota(order_.begin(), order_.end(), 0);
-    std::stable_sort(order_.begin(), order_.end(), [this](size_t a, size_t b) {
-      return better(children_[a], children_[b]);
-    });
+    std::stable_sort(order_.begin(), order_.end(),
+                     [this](size_t a, size_t b) { return better(children_[a], children_[b]); });
     size_t kept = 0;
     for (size_t at = 0; at < order_.size() && kept < width; ++at) {
       State& child = children_[order_[at]];

@@ -14,9 +14,9 @@ struct BeamLimits {
 };
 
 // Widths 1, 2, 4, ... up to `width` are searched until the time is up, and the best schedule of all
-// is returned, so that neither more width nor more time makes it worse. Width 1 is always completed.
-// Deterministic, but for how far the time goes. Throws std::invalid_argument for a limit that
-// leaves nothing to search.
+// is returned, so that neither more width nor more time makes it worse. Width 1 is always
+// completed. Deterministic, but for how far the time goes. Throws std::invalid_argument for a limit
+// that leaves nothing to search.
 Schedule partition_beam(const Problem& problem, const BeamLimits& limits);
 
 }  // namespace top

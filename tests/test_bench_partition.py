@@ -50,7 +50,9 @@ def test_every_method_has_a_record_per_problem(simulated):
     if "gpg" in PARTITIONERS:
         methods |= {"gpg", "gpg-staged"}
     graphs = {"small", "smaller", "small:3x2", "smaller:3x2", "small+smaller:1x1"}
-    expected = {(graph, streams, name) for graph in graphs for streams in (2, 3) for name in methods}
+    expected = {
+        (graph, streams, name) for graph in graphs for streams in (2, 3) for name in methods
+    }
     found = [(record["graph"], record["streams"], record["method"]) for record in records]
     assert len(found) == len(set(found))
     assert set(found) == expected

@@ -1,4 +1,4 @@
-"""On this CPU: is "auto" ever slower than "sequential", and are predictions true?"""
+"""Plans executed on this CPU: auto against sequential, predicted against measured times."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class ModelZoo:
             )
 
     def check(self, merges: Sequence[Merge]) -> None:
-        for name in (name for merge in merges for name in merge.models):
+        for name in (name for merge_ in merges for name in merge_.models):
             if name not in self._files and name not in MODELS:
                 known = ", ".join(dict.fromkeys((*self._files, *MODELS)))
                 raise argparse.ArgumentTypeError(f"no model {name} to merge; there are: {known}")
@@ -146,10 +146,12 @@ def make_cases(
 ) -> list[Case]:
     """All combinations; the CPU only with the number of streams that it is measured with."""
     wanted = [
-        name for merge in merges for names in merge.combinations(zoo.names) for name in names
+        name for merge_ in merges for names in merge_.combinations(zoo.names) for name in names
     ]
-    singles = {name: _single_problems(zoo, name, devices, streams, progress) for name in
-               dict.fromkeys(wanted)}
+    singles = {
+        name: _single_problems(zoo, name, devices, streams, progress)
+        for name in dict.fromkeys(wanted)
+    }
     return [
         case
         for device in devices
