@@ -7,6 +7,7 @@ op follows from its FLOPs, bytes and elements; on the CPU it is measured.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -145,12 +146,10 @@ def make_cases(
     progress: Progress,
 ) -> list[Case]:
     """All combinations; the CPU only with the number of streams that it is measured with."""
-    wanted = [
-        name for merge_ in merges for names in merge_.combinations(zoo.names) for name in names
-    ]
+    combinations = [names for merge_ in merges for names in merge_.combinations(zoo.names)]
     singles = {
         name: _single_problems(zoo, name, devices, streams, progress)
-        for name in dict.fromkeys(wanted)
+        for name in dict.fromkeys(itertools.chain(*combinations))
     }
     return [
         case

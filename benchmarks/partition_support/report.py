@@ -25,8 +25,9 @@ _GAP = 1e-4
 def report(records: Sequence[Record]) -> str:
     problems = _by_problem(records)
     tables = list(_ratio_tables(problems))
-    tables += [_summary(problems), _search_times(problems), *_scaling(problems)]
-    return "\n".join(tables)
+    if "gpg" in _methods(problems):
+        tables.append(_summary(problems))
+    return "\n".join((*tables, _search_times(problems), *_scaling(problems)))
 
 
 def _by_problem(records: Sequence[Record]) -> list[Problem]:
