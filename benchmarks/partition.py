@@ -39,7 +39,7 @@ FULL = {
     "models": list(MODELS),
     "streams": "2,4,8",
     "merge": "none,4x3,squeezenet+bvlc_alexnet:1x1,squeezenet+inception_v1:1x1,"
-    "resnet50+bert_small+squeezenet:2x2",
+    "resnet50+bert_small+squeezenet:2x2,densenet121+inception_v2+vit_small:4x3",
     "device": ",".join(("large-gpu", CPU)),
     "long_s": 60.0,
     "ios_minutes": 10.0,
