@@ -86,7 +86,13 @@ def run(options: argparse.Namespace, progress: Progress) -> list[str]:
     tables = []
     if options.measured != "only":
         cases = make_cases(options.zoo, options.merge, options.device, options.streams, progress)
-        budget = Budget(options.search_ms, options.long_s, 60 * options.ios_minutes, options.seed)
+        budget = Budget(
+            search_ms=options.search_ms,
+            long_s=options.long_s,
+            ios_s=60 * options.ios_minutes,
+            seed=options.seed,
+            ios_exact=options.ios_exact,
+        )
         minutes = len(cases) * options.long_s / 60 if "search-long" in options.methods else 0
         print(
             f"{len(cases)} problems: {minutes:.0f} minutes of search-long, and the other methods",
@@ -139,6 +145,7 @@ def parse_options() -> argparse.Namespace:
     add("--search-ms", type=float, default=100.0, help="of searches, if there is no gpg: its time")
     add("--long-s", type=float, help="of search-long")
     add("--ios-minutes", type=float, help="after which ios is killed")
+    add("--ios-exact", action="store_true", help="without the limits of its paper on groups")
     add("--seed", type=int, default=0)
     add(
         "--measured",

@@ -12,7 +12,9 @@ import onnx
 import pytest
 
 from small_model import small_model
+from top_tvm.compiler.build import optimise_model
 from top_tvm.compiler.partition import PARTITIONERS
+from top_tvm.compiler.wide_device import work_of
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "partition.py"
 SIMULATED = "small-gpu (simulated device)"
@@ -31,6 +33,16 @@ def models(tmp_path_factory):
     return folder
 
 
+def test_work_on_a_wide_device_follows_from_the_model():
+    graph = optimise_model(small_model()).extracted.graph
+    works = [work_of(graph, op) for op in graph.ops]
+    stem = next(work for work in works if work.flops)
+    elements = 16 * 16 * 16
+    assert stem.elements == elements
+    assert stem.flops == pytest.approx(2 * elements * 3 * 9, rel=0.1)  # bias and ReLU may count
+    assert stem.nbytes >= 4 * (elements + 3 * 16 * 16 + 16 * 3 * 9)
+
+
 @pytest.fixture(scope="module")
 def simulated(models, tmp_path_factory):
     """Records and output of a run with every method on graphs that take no time."""
@@ -38,7 +50,7 @@ def simulated(models, tmp_path_factory):
     done = run_benchmark(
         *("--models", models / "small.onnx", models / "smaller.onnx"),
         *("--streams", "2,3", "--merge", "none,3x2,small+smaller:1x1", "--device", "small-gpu"),
-        *("--search-ms", "3", "--long-s", "0.05", "--ios-minutes", "2"),
+        *("--search-ms", "3", "--long-s", "0.05", "--ios-minutes", "2", "--ios-exact"),
         *("--json", out / "records.json", "--out", out / "table.md"),
     )
     assert done.returncode == 0, done.stderr

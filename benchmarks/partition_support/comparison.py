@@ -81,7 +81,7 @@ def warm_up(methods: Sequence[str]) -> None:
     """
     problem = PartitionProblem(((0, 1),), (OpCost(1.0),) * 2, DeviceModel(2))
     for name in methods:
-        METHODS[name](problem, Budget(search_ms=1, long_s=1e-3, ios_s=60, seed=0))
+        METHODS[name](problem, Budget(search_ms=1, long_s=1e-3, ios_s=60))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""One exact search, in a process that can be killed.
+"""One search of ios, in a process that can be killed.
 
-Reads a pickled problem from stdin; writes the time in milliseconds and the schedule as JSON.
+Reads a pickled problem and the limits of the search from stdin; writes the time in milliseconds and
+the schedule as JSON.
 """
 
 import json
@@ -9,16 +10,16 @@ import resource
 import sys
 import time
 
-from top_tvm.compiler.partition import PartitionProblem, ios
+from top_tvm.compiler.partition import ios
 from top_tvm.device import memory_limit_bytes
 
 
 def main() -> None:
     most_bytes = memory_limit_bytes() // 2
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
-    problem: PartitionProblem = pickle.load(sys.stdin.buffer)
+    problem, limits = pickle.load(sys.stdin.buffer)
     begin = time.perf_counter()
-    schedule = ios(problem, max_stages=None)
+    schedule = ios(problem, **limits)
     print(json.dumps([(time.perf_counter() - begin) * 1e3, schedule]))
 
 

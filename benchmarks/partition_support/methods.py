@@ -29,12 +29,16 @@ _BEAM_WIDTH, _BEAM_CANDIDATES = 1024, 4
 
 @dataclass(frozen=True)
 class Budget:
-    """How long methods may search; those with ``search_ms`` get as much as gpg took."""
+    """How long methods may search; those with ``search_ms`` get as much as gpg took.
+
+    ``ios_exact`` lifts the limits that ios has in its paper on groups and their ops.
+    """
 
     search_ms: float
     long_s: float
     ios_s: float
-    seed: int
+    seed: int = 0
+    ios_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,12 @@ def _long_search(problem: PartitionProblem, budget: Budget) -> Schedule:
 
 
 def _ios(problem: PartitionProblem, budget: Budget) -> Found:
-    """Without a limit on stages, so exact within the groups of the paper, in its own process."""
+    """Without a limit on stages, in its own process."""
     command = [sys.executable, str(_IOS_CHILD)]
-    given = pickle.dumps(problem)
+    limits = {"max_stages": None}
+    if budget.ios_exact:
+        limits |= {"max_groups": None, "max_group_ops": None}
+    given = pickle.dumps((problem, limits))
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=budget.ios_s)
     except subprocess.TimeoutExpired:

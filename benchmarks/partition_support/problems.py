@@ -147,10 +147,12 @@ def make_cases(
 ) -> list[Case]:
     """All combinations; the CPU only with the number of streams that it is measured with."""
     combinations = [names for merge_ in merges for names in merge_.combinations(zoo.names)]
-    singles = {
-        name: _single_problems(zoo, name, devices, streams, progress)
-        for name in dict.fromkeys(itertools.chain(*combinations))
-    }
+    wanted = dict.fromkeys(itertools.chain(*combinations))
+    singles = {}
+    for index, name in enumerate(wanted):
+        progress("models", index, len(wanted))
+        singles[name] = _single_problems(zoo, name, devices, streams, progress)
+    progress("models", len(wanted), len(wanted))
     return [
         case
         for device in devices
