@@ -17,7 +17,7 @@ SANITIZERS ?= address thread
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 CORRUPTION_ARGS ?=
-EXTRAS := compile,test,bench,lint,dev
+EXTRAS := compile,train,test,bench,lint,dev
 # Without importing tvm_ffi, which imports torch.
 FIND_TVM_FFI = 'import importlib.util as u; print(u.find_spec("tvm_ffi").submodule_search_locations[0])'
 

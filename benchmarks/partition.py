@@ -28,7 +28,7 @@ from partition_support.comparison import compare_methods, one_core, warm_up
 from partition_support.methods import METHODS, Budget
 from partition_support.problems import CPU, CPU_STREAMS, DEVICES, ModelZoo, make_cases, parse_merges
 from top_tvm.compare import Progress
-from top_tvm.compiler.partition import PARTITIONERS
+from top_tvm.compiler.partition import available_partitioners
 from top_tvm.device import host_description
 from top_tvm.errors import TopTVMError
 from top_tvm.replace_file import write_text
@@ -139,8 +139,9 @@ def parse_options() -> argparse.Namespace:
         help="none: each model by itself; LANESxSEGMENTS: tasks of each; A+B:LANESxSEGMENTS",
     )
     add("--device", type=names_of(DEVICES), metavar="LIST", help=f"of: {', '.join(DEVICES)}")
-    # gpg is left out by default where it is not installed.
-    default = [name for name in METHODS if not name.startswith("gpg") or "gpg" in PARTITIONERS]
+    # gpg is left out by default where it cannot be used.
+    has_gpg = "gpg" in available_partitioners()
+    default = [name for name in METHODS if has_gpg or not name.startswith("gpg")]
     add("--methods", type=names_of(METHODS), default=default, metavar="LIST")
     add("--search-ms", type=float, default=100.0, help="of searches, if there is no gpg: its time")
     add("--long-s", type=float, help="of search-long")

@@ -25,6 +25,7 @@ from top_tvm.compiler.partition import (
     Placement,
     Schedule,
     assign_stages,
+    available_partitioners,
 )
 from top_tvm.compiler.profile import ignore_progress
 
@@ -68,7 +69,7 @@ def predict_and_measure(
     compilation = compile_model(model, streams=streams)
     (variant,) = compilation.variants
     problem = measure_ops(compilation, variant)
-    schedules = {key: partition(problem) for key, partition in PARTITIONERS.items()}
+    schedules = {key: PARTITIONERS[key](problem) for key in available_partitioners()}
     for index in range(random_plans):
         schedules[f"{RANDOM} {index}"] = random_schedule(problem, generator)
     plans = {key: make_plan(variant, problem, key, s) for key, s in schedules.items()}

@@ -16,6 +16,7 @@
 #include "passes/partition.h"
 #include "passes/policy.h"
 #include "passes/priority_search.h"
+#include "passes/staged_search.h"
 #include "passes/stages.h"
 #include "runtime/schedule.h"
 #include "runtime/simulator.h"
@@ -245,7 +246,23 @@ void bind_partition(nb::module_& m) {
             Decoder(problem, policy).follow(to_valid_schedule(problem, placements), &trajectory);
             return from_trajectory(std::move(trajectory));
           },
-          nb::arg("placements"), "As sample, for the choices that make a schedule's order.");
+          nb::arg("placements"), "As sample, for the choices that make a schedule's order.")
+      .def(
+          "cut_stages",
+          [](const Problem& problem, const std::vector<int>& order) {
+            return from_schedule(cut_stages(problem, order));
+          },
+          nb::arg("order"), ReleaseGil())
+      .def(
+          "improve_stages",
+          [](const Problem& problem, const std::vector<std::vector<int>>& orders, double max_ms,
+             int64_t max_schedules, double temperature, uint64_t seed) {
+            return from_schedule(improve_stages(
+                problem, orders, SearchLimits{max_ms, max_schedules, temperature, seed}));
+          },
+          nb::arg("orders"), nb::arg("max_ms"), nb::arg("max_schedules"), nb::arg("temperature"),
+          nb::arg("seed"), ReleaseGil(),
+          "Local search over orders; no limit of orders tried if max_schedules is 0.");
 }
 
 }  // namespace top

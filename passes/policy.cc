@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -18,6 +19,9 @@ void check_size(const char* name, size_t size, size_t expected) {
   }
 }
 
+// Ready ops that are scored.
+constexpr int kMostOps = 16;
+
 float clipped(double value, double most) { return static_cast<float>(std::min(value, most)); }
 
 double positive(double us) { return std::max(us, 1e-3); }
@@ -25,7 +29,13 @@ double positive(double us) { return std::max(us, 1e-3); }
 }  // namespace
 
 Decoder::Decoder(const Problem& problem, const Policy& policy)
-    : problem_(problem), policy_(policy), rollout_(problem), rank_us_(problem.graph.num_ops, 0.0) {
+    : problem_(problem),
+      policy_(policy),
+      rollout_(problem),
+      rank_us_(problem.graph.num_ops, 0.0),
+      urgent_first_(problem.graph.num_ops),
+      urgency_rank_(problem.graph.num_ops),
+      ready_(problem.graph.num_ops) {
   const size_t hidden = static_cast<size_t>(policy.hidden);
   const size_t num_ops = static_cast<size_t>(problem.graph.num_ops);
   check_size("embedding", policy.embedding.size(), (num_ops + 1) * hidden);
@@ -39,13 +49,19 @@ Decoder::Decoder(const Problem& problem, const Policy& policy)
     total_us_ += problem.costs[op].single.time_us;
   }
   if (problem.graph.num_ops > 0) mean_us_ = positive(total_us_ / problem.graph.num_ops);
+  std::iota(urgent_first_.begin(), urgent_first_.end(), 0);
+  std::stable_sort(urgent_first_.begin(), urgent_first_.end(),
+                   [this](int a, int b) { return rank_us_[a] > rank_us_[b]; });
+  for (int rank = 0; rank < problem.graph.num_ops; ++rank) {
+    urgency_rank_[urgent_first_[rank]] = rank;
+  }
 }
 
 const Schedule& Decoder::decode(double temperature, uint64_t seed, Trajectory* record) {
   std::mt19937_64 random(seed);
   std::uniform_real_distribution<float> uniform(1e-9f, 1.0f);
   begin(record);
-  while (rollout_.advance()) {
+  while (advance()) {
     look();
     size_t best = 0;
     float best_score = 0;
@@ -68,26 +84,38 @@ const Schedule& Decoder::decode(double temperature, uint64_t seed, Trajectory* r
 }
 
 const Schedule& Decoder::follow(const Schedule& order, Trajectory* record) {
-  std::vector<size_t> rank(order.size());
+  std::vector<int> place(order.size());  // where an op comes in the order
   std::vector<char> gang(order.size());
   for (size_t at = 0; at < order.size(); ++at) {
-    rank[order[at].op] = at;
+    place[order[at].op] = static_cast<int>(at);
     gang[order[at].op] = is_gang(order[at], problem_.device.streams);
   }
   begin(record);
-  while (rollout_.advance()) {
-    look();
-    size_t best = candidates_.size();
-    for (size_t i = 0; i < candidates_.size(); ++i) {
-      const Candidate& candidate = candidates_[i];
-      if (candidate.op < 0 || candidate.gang != static_cast<bool>(gang[candidate.op])) continue;
-      if (best == candidates_.size() || rank[candidate.op] < rank[candidates_[best].op]) best = i;
-    }
-    note(best, record);
-    issue(best);
+  while (advance()) {
+    const auto& ready = rollout_.ready();
+    const int next = *std::min_element(ready.begin(), ready.end(),
+                                       [&](int a, int b) { return place[a] < place[b]; });
+    look(next);
+    const auto wanted =
+        std::find_if(candidates_.begin(), candidates_.end(), [&](const Candidate& candidate) {
+          return candidate.op == next && candidate.gang == static_cast<bool>(gang[next]);
+        });
+    const size_t choice = static_cast<size_t>(wanted - candidates_.begin());
+    note(choice, record);
+    issue(choice);
   }
   if (record) record->makespan_us = makespan_us();
   return rollout_.schedule();
+}
+
+// Lets time pass until there is a choice.
+bool Decoder::advance() {
+  if (!rollout_.advance()) return false;
+  const auto& ready = rollout_.ready();
+  for (; known_ready_ < ready.size(); ++known_ready_) {
+    ready_.insert(urgency_rank_[ready[known_ready_]]);
+  }
+  return true;
 }
 
 double Decoder::makespan_us() const {
@@ -96,6 +124,8 @@ double Decoder::makespan_us() const {
 
 void Decoder::begin(Trajectory* record) {
   rollout_.reset();
+  ready_.clear();
+  known_ready_ = 0;
   left_us_ = total_us_;
   waited_ = false;
   if (!record) return;
@@ -105,19 +135,27 @@ void Decoder::begin(Trajectory* record) {
   record->chosen.clear();
 }
 
-// Lists the candidates with their features.
-void Decoder::look() {
+// Lists the candidates with their features: the most urgent ops, and one more if it is not of them.
+void Decoder::look(int include) {
   candidates_.clear();
   features_.clear();
-  longest_us_ = 1e-3;
-  for (int op : rollout_.ready()) longest_us_ = std::max(longest_us_, rank_us_[op]);
-  for (int op : rollout_.ready()) {
-    add(rollout_.place(op));
-    if (problem_.device.streams > 1 && std::isfinite(problem_.costs[op].gang.time_us)) {
-      add(rollout_.gang(op));
-    }
+  int rank = ready_.first();
+  longest_us_ = std::max(1e-3, rank_us_[urgent_first_[rank]]);
+  for (int count = 0; count < kMostOps && rank != RankedSet::kNone; ++count) {
+    add_forms(urgent_first_[rank]);
+    rank = ready_.next(rank + 1);
+  }
+  if (include >= 0 && rank != RankedSet::kNone && urgency_rank_[include] >= rank) {
+    add_forms(include);
   }
   if (rollout_.anything_runs()) add({-1, 0, false, 0});
+}
+
+void Decoder::add_forms(int op) {
+  add(rollout_.place(op));
+  if (problem_.device.streams > 1 && std::isfinite(problem_.costs[op].gang.time_us)) {
+    add(rollout_.gang(op));
+  }
 }
 
 void Decoder::add(const Candidate& candidate) {
@@ -185,7 +223,11 @@ void Decoder::note(size_t choice, Trajectory* record) const {
 void Decoder::issue(size_t choice) {
   const Candidate candidate = candidates_[choice];
   waited_ |= candidate.op < 0;
-  if (candidate.op >= 0) left_us_ -= problem_.costs[candidate.op].single.time_us;
+  if (candidate.op >= 0) {
+    left_us_ -= problem_.costs[candidate.op].single.time_us;
+    ready_.erase(urgency_rank_[candidate.op]);
+    --known_ready_;
+  }
   rollout_.issue(candidate);
 }
 

@@ -5,7 +5,8 @@
 //     score(candidate) = skip . f + out . relu(embedding[op] + dynamic^T f)
 //
 // with f the features below. Rows of `embedding` hold the hidden layer's input from the op with its
-// bias; the last row stands for waiting.
+// bias; the last row stands for waiting. Where very many ops are ready only the most urgent of them
+// are looked at, so that the time per choice does not grow with the width of the graph.
 #ifndef TOP_PASSES_POLICY_H_
 #define TOP_PASSES_POLICY_H_
 
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "passes/ranked_set.h"
 #include "passes/rollout.h"
 
 namespace top {
@@ -71,7 +73,9 @@ class Decoder {
   double makespan_us() const;
 
  private:
-  void look();
+  void look(int include = -1);
+  bool advance();
+  void add_forms(int op);
   void add(const Candidate& candidate);
   float score(const Candidate& candidate, const Features& features) const;
   void note(size_t choice, Trajectory* record) const;
@@ -87,6 +91,10 @@ class Decoder {
   double left_us_ = 0;  // work that is not issued
   bool waited_ = false;
   // The present choice.
+  std::vector<int> urgent_first_;  // all ops, by rank_us_
+  std::vector<int> urgency_rank_;  // per op: its place there
+  RankedSet ready_;                // ready ops, by that place
+  size_t known_ready_ = 0;         // ops that are in it
   std::vector<Candidate> candidates_;
   std::vector<Features> features_;
   double longest_us_ = 0;  // of the ready ops

@@ -8,16 +8,18 @@ Rollout::Rollout(const Problem& problem)
     : problem_(&problem),
       streams_(problem.device.streams),
       device_(problem.device.streams),
+      ready_at_(problem.graph.num_ops),
       missing_(problem.graph.num_ops),
       position_(problem.graph.num_ops),
+      stream_of_(problem.graph.num_ops),
+      number_(problem.graph.num_ops),
       running_(streams_),
       in_kernel_(streams_),
       idle_since_us_(streams_),
       finished_(static_cast<size_t>(problem.graph.num_ops) * streams_),
       known_(static_cast<size_t>(streams_) * streams_),
       issued_(streams_),
-      clock_(streams_),
-      best_clock_(streams_) {
+      clock_(streams_) {
   schedule_.reserve(problem.graph.num_ops);
   reset();
 }
@@ -29,7 +31,7 @@ void Rollout::reset() {
   ready_.clear();
   for (int op = 0; op < graph.num_ops; ++op) {
     missing_[op] = static_cast<int>(graph.preds[op].size());
-    if (missing_[op] == 0) ready_.push_back(op);
+    if (missing_[op] == 0) add_ready(op);
   }
   std::fill(running_.begin(), running_.end(), kIdle);
   std::fill(idle_since_us_.begin(), idle_since_us_.end(), 0.0);
@@ -75,7 +77,7 @@ Candidate Rollout::place(int op) {
   int fewest = 0;
   for (int stream = 0; stream < streams_; ++stream) {
     if (running_[stream] != kIdle) continue;
-    const int waits = waits_on(op, stream, &clock_);
+    const int waits = count_waits(op, stream);
     if (best < 0 || waits < fewest ||
         (waits == fewest && idle_since_us_[stream] < idle_since_us_[best])) {
       best = stream;
@@ -85,25 +87,30 @@ Candidate Rollout::place(int op) {
   return {op, best, false, fewest};
 }
 
-// As derive_waits counts them; leaves in *clock what the stream knows afterwards.
-int Rollout::waits_on(int op, int stream, std::vector<int>* clock) {
+// As derive_waits counts them. Only where several results are not known yet one may imply another.
+int Rollout::count_waits(int op, int stream) {
+  const int* now = known(stream);
+  int unknown = 0;
+  for (int pred : problem_->graph.preds[op]) unknown += now[stream_of_[pred]] < number_[pred];
+  return unknown <= 1 ? unknown : merge_clocks(op, stream);
+}
+
+// Leaves in clock_ what the stream knows once the op runs there; returns how many waits that takes.
+int Rollout::merge_clocks(int op, int stream) {
   sources_.clear();
   const int* now = known(stream);
-  std::copy(now, now + streams_, clock->begin());
+  std::copy(now, now + streams_, clock_.begin());
   for (int pred : problem_->graph.preds[op]) {
-    const int source_stream = schedule_[position_[pred]].stream;
-    if ((*clock)[source_stream] < finished(pred)[source_stream])
-      sources_.push_back(position_[pred]);
+    if (clock_[stream_of_[pred]] < number_[pred]) sources_.push_back(position_[pred]);
   }
-  if (sources_.empty()) return 0;
-  std::sort(sources_.rbegin(), sources_.rend());
+  if (sources_.size() > 1) std::sort(sources_.rbegin(), sources_.rend());
   int waits = 0;
   for (int source : sources_) {
-    const Placement& placement = schedule_[source];
-    const int* end = finished(placement.op);
-    if ((*clock)[placement.stream] >= end[placement.stream]) continue;
+    const int pred = schedule_[source].op;
+    if (clock_[stream_of_[pred]] >= number_[pred]) continue;
     ++waits;
-    for (int s = 0; s < streams_; ++s) (*clock)[s] = std::max((*clock)[s], end[s]);
+    const int* end = finished(pred);
+    for (int s = 0; s < streams_; ++s) clock_[s] = std::max(clock_[s], end[s]);
   }
   return waits;
 }
@@ -113,18 +120,22 @@ void Rollout::issue(const Candidate& candidate) {
     waiting_ = true;
     return;
   }
-  ready_.erase(std::find(ready_.begin(), ready_.end(), candidate.op));
+  ready_at_[ready_.back()] = ready_at_[candidate.op];
+  ready_[ready_at_[candidate.op]] = ready_.back();
+  ready_.pop_back();
   if (candidate.gang) {
     gang_op_ = candidate.op;
     return;
   }
   const int op = candidate.op;
   const int stream = candidate.stream;
-  waits_on(op, stream, &best_clock_);
-  best_clock_[stream] = ++issued_[stream];
-  std::copy(best_clock_.begin(), best_clock_.end(), known(stream));
-  std::copy(best_clock_.begin(), best_clock_.end(), finished(op));
+  merge_clocks(op, stream);
+  clock_[stream] = ++issued_[stream];
+  std::copy(clock_.begin(), clock_.end(), known(stream));
+  std::copy(clock_.begin(), clock_.end(), finished(op));
   position_[op] = static_cast<int>(schedule_.size());
+  stream_of_[op] = stream;
+  number_[op] = issued_[stream];
   schedule_.push_back({op, 0, 0, stream, 1});
   begin(stream, position_[op], problem_->device.wait_us * candidate.waits);
 }
@@ -138,9 +149,16 @@ void Rollout::issue_gang() {
   }
   std::copy(issued_.begin(), issued_.end(), finished(op));
   position_[op] = static_cast<int>(schedule_.size());
+  stream_of_[op] = 0;
+  number_[op] = issued_[0];
   schedule_.push_back({op, 0, 0, 0, streams_});
   begin(0, position_[op], problem_->device.gang_us);
   num_idle_ = 0;
+}
+
+void Rollout::add_ready(int op) {
+  ready_at_[op] = static_cast<int>(ready_.size());
+  ready_.push_back(op);
 }
 
 void Rollout::begin(int slot, int position, double overhead_us) {
@@ -186,7 +204,7 @@ void Rollout::finish_kernel(int slot) {
     idle_since_us_[slot] = device_.now_us();
   }
   for (int succ : problem_->graph.succs[placement.op]) {
-    if (--missing_[succ] == 0) ready_.push_back(succ);
+    if (--missing_[succ] == 0) add_ready(succ);
   }
 }
 

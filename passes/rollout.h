@@ -39,7 +39,8 @@ class Rollout {
   // Carries out a choice; advance() is next.
   void issue(const Candidate& candidate);
 
-  // Ops whose inputs are computed and that are not issued, in no particular order.
+  // Ops whose inputs are computed and that are not issued. Those that became ready since the last
+  // issue() stand at the end, otherwise they are in no particular order.
   const std::vector<int>& ready() const { return ready_; }
   double now_us() const { return device_.now_us(); }
   int num_idle() const { return num_idle_; }
@@ -55,12 +56,14 @@ class Rollout {
  private:
   static constexpr int kIdle = -1;
 
+  void add_ready(int op);
   void begin(int slot, int position, double overhead_us);
   void start_kernel(int slot);
   void finish_kernel(int slot);
   void issue_gang();
   bool step();
-  int waits_on(int op, int stream, std::vector<int>* clock);
+  int count_waits(int op, int stream);
+  int merge_clocks(int op, int stream);
   int* finished(int op) { return &finished_[static_cast<size_t>(op) * streams_]; }
   int* known(int stream) { return &known_[static_cast<size_t>(stream) * streams_]; }
 
@@ -69,15 +72,18 @@ class Rollout {
   SharedDevice device_;
   Schedule schedule_;
   std::vector<int> ready_;
+  std::vector<int> ready_at_;          // per ready op: its index in ready_
   std::vector<int> missing_;           // per op
   std::vector<int> position_;          // per op, where it is issued
+  std::vector<int> stream_of_;         // per issued op
+  std::vector<int> number_;            // per issued op: its number among the calls of its stream
   std::vector<int> running_;           // position per slot, or kIdle
   std::vector<char> in_kernel_;        // per slot: kernel or overhead
   std::vector<double> idle_since_us_;  // per stream
   std::vector<int> finished_;  // [op][stream]: calls that the end of the op implies, as a clock
   std::vector<int> known_;     // [stream][stream]
   std::vector<int> issued_;    // calls per stream
-  std::vector<int> sources_, clock_, best_clock_;  // scratch of place()
+  std::vector<int> sources_, clock_;  // scratch of merge_clocks()
   int num_idle_ = 0;
   int num_running_ = 0;
   int gang_op_ = -1;      // waits for all streams

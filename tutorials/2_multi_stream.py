@@ -79,3 +79,5 @@ for timing in timings:
 # Sequential execution is among them, so a build is never slower than that.
 best = top_tvm.build(model, streams=STREAMS)
 print(f"auto chose: {best.artifact.plans[1].partitioner}")
+
+# Next: a policy that learns to schedule (3_train_gpg.py).

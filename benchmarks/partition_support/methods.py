@@ -20,6 +20,7 @@ from top_tvm.compiler.partition import (
     list_schedule,
     simulate,
 )
+from top_tvm.compiler.partition.gpg import gpg
 
 _IOS_CHILD = Path(__file__).parent / "ios_child.py"
 # Of annealing: at first a step may cost about as much as an op takes on average.
@@ -68,8 +69,6 @@ def _partitioner(name: str) -> Method:
 
 
 def _gpg_staged(problem: PartitionProblem, budget: Budget) -> Schedule:
-    from top_tvm.compiler.partition.gpg import gpg
-
     return gpg(problem, objective="staged")
 
 

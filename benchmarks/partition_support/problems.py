@@ -1,6 +1,6 @@
 """What is partitioned: op graphs of real models, alone and merged, on several devices.
 
-Graphs are those that our CPU pipeline makes. On a wide device, which is not at hand, the cost of an
+Graphs are those that our CPU pipeline makes. On a device that is not at hand, the cost of an
 op follows from its FLOPs, bytes and elements; on the CPU it is measured.
 """
 
@@ -20,11 +20,13 @@ from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.partition import PartitionProblem
 from top_tvm.compiler.partition.merge import merge
 from top_tvm.compiler.profile import Progress
-from top_tvm.compiler.wide_device import WideDevice, work_of
+from top_tvm.compiler.wide_device import MulticoreDevice, WideDevice, work_of
+
+SimulatedDevice = WideDevice | MulticoreDevice
 
 # Peak rates, bandwidth and resident threads of two classes of GPU, FP32 without tensor cores;
 # launch and wait as in a captured graph. By class, not by product: kernels reach 50-80 % of a peak.
-WIDE_DEVICES: Mapping[str, Callable[[int], WideDevice]] = {
+SIMULATED_DEVICES: Mapping[str, Callable[[int], SimulatedDevice]] = {
     # A data-center GPU of about 100 multiprocessors.
     "large-gpu": partial(
         WideDevice,
@@ -49,9 +51,11 @@ WIDE_DEVICES: Mapping[str, Callable[[int], WideDevice]] = {
         run_us=8.0,
         shortest_us=2.5,
     ),
+    # A server's CPU with a core per stream.
+    "multicore": partial(MulticoreDevice, "multicore"),
 }
 CPU = "cpu"
-DEVICES = (*WIDE_DEVICES, CPU)
+DEVICES = (*SIMULATED_DEVICES, CPU)
 CPU_STREAMS = 2
 CPU_LABEL = "cpu (measured)"
 
@@ -126,7 +130,7 @@ class ModelZoo:
         return self._files[name] if name in self._files else load_model(name, 1)
 
 
-def wide_problem(graph: OpGraph, device: WideDevice) -> PartitionProblem:
+def simulated_problem(graph: OpGraph, device: SimulatedDevice) -> PartitionProblem:
     costs = tuple(device.cost(work_of(graph, op)) for op in graph.ops)
     names = tuple(op.name for op in graph.ops)
     return PartitionProblem(tuple(graph.edges()), costs, device.model(), names)
@@ -169,11 +173,11 @@ def _single_problems(
     """Problem of one model per device and number of streams."""
     model = zoo.load(name)
     problems = {}
-    if wide := [device for device in devices if device != CPU]:
+    if simulated := [device for device in devices if device != CPU]:
         graph = optimise_model(model).extracted.graph
-        for device in wide:
+        for device in simulated:
             for count in streams:
-                problems[device, count] = wide_problem(graph, WIDE_DEVICES[device](count))
+                problems[device, count] = simulated_problem(graph, SIMULATED_DEVICES[device](count))
     if CPU in devices and CPU_STREAMS in streams:
         problems[CPU, CPU_STREAMS] = measured_problem(model, progress)
     return problems

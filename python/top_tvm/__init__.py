@@ -81,7 +81,7 @@ def build(
         trust. Neither is changed.
     target : str
         ``"cpu"``.
-    partitioner : {"auto", "sequential", "greedy", "list", "ios"}
+    partitioner : {"auto", "sequential", "greedy", "list", "ios", "gpg"}
         How operators are placed on streams. ``"auto"`` measures the plan of every partitioner and
         keeps the fastest, so that the result is not slower than sequential execution.
     streams : int

@@ -74,6 +74,15 @@ class Problem:
     def follow(
         self, placements: Sequence[_PlacementFields]
     ) -> tuple[float, _Array, _Array, _Array, _Array]: ...
+    def cut_stages(self, order: Sequence[int]) -> list[_PlacementFields]: ...
+    def improve_stages(
+        self,
+        orders: Sequence[Sequence[int]],
+        max_ms: float,
+        max_schedules: int,
+        temperature: float,
+        seed: int,
+    ) -> list[_PlacementFields]: ...
 
 class KernelLibrary:
     def __init__(self, image: bytes) -> None: ...

@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-PARTITIONERS = ("auto", "sequential", "greedy", "list", "ios")
+PARTITIONERS = ("auto", "sequential", "greedy", "list", "ios", "gpg")
 
 _PLAN_COLUMNS = {
     "batch": "batch",
@@ -366,49 +367,103 @@ def bench(
 
 @app.command(
     epilog=_examples(
-        "top-tvm train gpg --out gpg.safetensors --minutes 60",
-        "top-tvm train gpg --out more.safetensors --resume gpg.safetensors --seed 2 --json",
+        "top-tvm train gpg --out gpg.safetensors --seed 2",
+        "top-tvm train gpg --out gpg.safetensors --resume gpg.checkpoint",
+        "top-tvm train gpg --out quick.safetensors --updates 300 --json",
     )
 )
 def train(
     what: Annotated[str, typer.Argument(metavar="gpg", help="The policy to train: gpg.")],
-    out: Annotated[str, typer.Option("--out", metavar="FILE.safetensors", help="Weights.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            metavar="FILE.safetensors",
+            help="Weights. Beside them FILE.csv and FILE.png, the learning curve, and "
+            "FILE.checkpoint to resume from.",
+        ),
+    ],
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="FILE", help="Weights to begin with.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="FILE.checkpoint",
+            help="Go on from there, with the same options, as if there had been no interruption.",
+        ),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 60.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of graphs and samples.")] = 1,
+    updates: Annotated[
+        int | None, typer.Option(min=1, help="How long to train. [default: some 40 minutes]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of weights, graphs and samples. [default: 1]")
+    ] = None,
+    no_messages: Annotated[
+        bool, typer.Option("--no-messages", help="To compare: without the graph neural network.")
+    ] = False,
+    no_merged: Annotated[
+        bool, typer.Option("--no-merged", help="To compare: without graphs of several tasks.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the policy that schedules op graphs; needs torch and dgl."""
+    """Train the policy that schedules op graphs; needs torch and dgl.
+
+    The same options give the same weights, bit for bit.
+    """
     check_choices("train", [what], ("gpg",))
+    if Path(out).suffix != ".safetensors":
+        raise UsageError(f"--out {out}: expected a name that ends in .safetensors")
     if resume is not None:
         check_file(resume)
+        if (updates, seed) != (None, None) or no_messages or no_merged:
+            raise UsageError("--resume goes on with the options of its checkpoint: give no others")
     try:
-        from top_tvm.compiler.gpg.train import Config
-        from top_tvm.compiler.gpg.train import train as train_gpg
+        from top_tvm.compiler.gpg import train as gpg
+        from top_tvm.compiler.gpg.network import NetworkSize
     except ImportError as error:
         raise UsageError(
             f"training needs torch and dgl: {error}; pip install 'top_tvm[compile]' brings them "
             "for Python 3.10 and 3.11"
         ) from error
 
-    config = Config(seed=seed, minutes=minutes)
-    with progress_bars() as progress:
-        curve = train_gpg(Path(out), config, Path(resume) if resume else None, progress)
+    default = gpg.Config()
+    config = gpg.Config(
+        seed=default.seed if seed is None else seed,
+        updates=default.updates if updates is None else updates,
+        merged=not no_merged,
+        network=NetworkSize(rounds=0) if no_messages else default.network,
+    )
+    try:
+        with progress_bars() as progress:
+            if resume is None:
+                curve = gpg.train(Path(out), config, progress)
+            else:
+                curve = gpg.resume(Path(resume), Path(out), progress)
+    except KeyboardInterrupt:
+        checkpoint = gpg.checkpoint_path(Path(out))
+        sys.stderr.write(f"to go on: top-tvm train gpg --out {out} --resume {checkpoint}\n")
+        raise typer.Exit(130) from None
     if as_json:
         print_json(
             {
-                "reward": 1 - curve[-1]["best_of_16"],
-                "seconds": curve[-1]["seconds"],
-                "curve": curve,
+                "reward": 1 - curve[-1].best_of_16,
+                "seconds": curve[-1].seconds,
+                "curve": [asdict(record) for record in curve],
                 "file": out,
             }
         )
         return
-    keys = ("seconds", "updates", "greedy", "best_of_16")
+    keys = ("updates", "seconds", "greedy", "best_of_16")
     columns = {key.replace("_", " "): key for key in keys}
-    print_table("Time of schedules relative to list scheduling", columns, curve)
+    records = [
+        {
+            "updates": record.updates,
+            "seconds": round(record.seconds),
+            "greedy": f"{record.greedy:.4f}",
+            "best_of_16": f"{record.best_of_16:.4f}",
+        }
+        for record in curve
+    ]
+    print_table("Time of schedules relative to list scheduling", columns, records)
 
 
 @app.command(epilog=_examples("top-tvm doctor", "top-tvm doctor --json"))

@@ -34,6 +34,7 @@ from top_tvm.compiler.partition import (
     PartitionProblem,
     Placement,
     Schedule,
+    available_partitioners,
     simulate,
 )
 from top_tvm.compiler.pipeline import cpu_pipeline
@@ -103,7 +104,7 @@ def build(
         wrote (``.pt2``).
     target : {"cpu"}
         Device to compile for: the CPU of this machine.
-    partitioner : {"auto", "sequential", "greedy", "list", "ios"}
+    partitioner : {"auto", "sequential", "greedy", "list", "ios", "gpg"}
         How to cut the graph into stages. ``"auto"`` measures the schedule of every partitioner,
         interleaved, and keeps the fastest; ``sequential`` is among them, so that a build is never
         slower than sequential execution of the same kernels.
@@ -147,7 +148,7 @@ def build(
     )
     plans: dict[int, Plan] = {}
     profiles: dict[int, tuple[OpProfile, ...]] = {}
-    names = list(PARTITIONERS) if partitioner == "auto" else [partitioner]
+    names = available_partitioners() if partitioner == "auto" else [partitioner]
     for variant in compilation.variants:
         problem = measure_ops(compilation, variant, report)
         plan = _fastest_plan(compilation, variant, problem, names, report)
@@ -306,9 +307,19 @@ def _fastest_plan(
     report("partition", len(names), len(names))
     plans = {name: make_plan(variant, problem, name, s) for name, s in schedules.items()}
     measured = measure_plans(plans, compilation.session, report)
-    best = min(plans, key=lambda name: measured[name] * (_MARGIN if name == "sequential" else 1.0))
+    best = _choose(measured)
+    if best != "sequential" and "sequential" in plans:
+        # The least of several noisy times is too low by chance, so the winner has to win twice.
+        final = {name: plans[name] for name in ("sequential", best)}
+        best = _choose(measure_plans(final, compilation.session, report))
     _LOG.info("batch %d: %s is the fastest of %s", variant.batch, best, measured)
     return replace(plans[best], measured_us=measured[best])
+
+
+def _choose(measured_us: Mapping[str, float]) -> str:
+    """The fastest plan; sequential, if there is, unless it is beaten by more than noise."""
+    margins = {"sequential": _MARGIN}
+    return min(measured_us, key=lambda name: measured_us[name] * margins.get(name, 1.0))
 
 
 def measure_plans(

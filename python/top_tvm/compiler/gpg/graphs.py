@@ -6,18 +6,35 @@ import math
 import random
 from collections.abc import Callable
 
-from top_tvm.compiler.partition import PartitionProblem, list_schedule, simulate
+from top_tvm.compiler.partition import PartitionProblem, Placement, list_schedule, simulate
 from top_tvm.compiler.partition.merge import merge
-from top_tvm.compiler.wide_device import OpWork, WideDevice
+from top_tvm.compiler.wide_device import Device, MulticoreDevice, OpWork, WideDevice
 
 Edges = list[tuple[int, int]]
+UNLIMITED_MS = 1e12  # a search that the clock ended would not be repeatable
+_HELD_OUT_SIZES = (30, 60, 120, 240, 400, 600)  # ops
+_HELD_OUT_STREAMS = (2, 4, 8, 16)
 
 
-def random_device(rng: random.Random, streams: int | None = None) -> WideDevice:
-    """A device with 1 to 16 streams, dear or cheap synchronisation, much or little room."""
+def random_device(rng: random.Random, streams: int | None = None) -> Device:
+    """A device with 2 to 16 streams, dear or cheap synchronisation, much or little room.
+
+    One of four is a multicore.
+    """
+    streams = streams or rng.choice([2, 2, 3, 4, 4, 4, 6, 8, 8, 12, 16])
+    if rng.random() < 0.25:
+        return MulticoreDevice(
+            name="random",
+            streams=streams,
+            bytes_per_us=math.exp(rng.uniform(math.log(7e3), math.log(3e4))),
+            bandwidth_cores=rng.uniform(1, max(2, streams)),
+            gang_efficiency=rng.uniform(0.6, 0.98),
+            wait_us=rng.choice([0.2, 0.5, 2.0, 7.0]),
+            gang_us=rng.choice([0.3, 0.6, 2.0, 7.0]),
+        )
     return WideDevice(
         name="random",
-        streams=streams or rng.choice([2, 2, 3, 4, 4, 4, 6, 8, 8, 12, 16]),
+        streams=streams,
         flops_per_us=math.exp(rng.uniform(math.log(2e6), math.log(6e7))),
         bytes_per_us=math.exp(rng.uniform(math.log(3e5), math.log(3e6))),
         resident_elements=math.exp(rng.uniform(math.log(5e4), math.log(1e6))),
@@ -138,7 +155,7 @@ FAMILIES: tuple[Callable[[random.Random, int], Edges], ...] = (
 )
 
 
-def random_problem(rng: random.Random, size: int, device: WideDevice) -> PartitionProblem:
+def random_problem(rng: random.Random, size: int, device: Device) -> PartitionProblem:
     """One graph of about ``size`` ops on a device."""
     edges = rng.choice(FAMILIES)(rng, max(size, 2))
     num_ops = max(size, *(b + 1 for _, b in edges), 1)
@@ -146,7 +163,7 @@ def random_problem(rng: random.Random, size: int, device: WideDevice) -> Partiti
     return PartitionProblem(tuple(edges), costs, device.model())
 
 
-def random_merged(rng: random.Random, size: int, device: WideDevice) -> PartitionProblem:
+def random_merged(rng: random.Random, size: int, device: Device) -> PartitionProblem:
     """A period of several models, tasks and segments, of about ``size`` ops in all."""
     models = rng.choice([1, 1, 2, 3])
     problems, lanes, segments = [], [], []
@@ -157,19 +174,72 @@ def random_merged(rng: random.Random, size: int, device: WideDevice) -> Partitio
     return merge(problems, lanes, segments).problem
 
 
-def training_problem(rng: random.Random, size: int) -> PartitionProblem:
-    """A graph for training: half of them are merged.
+def problem_with_room(
+    rng: random.Random, size: int, *, merged: bool | None = None, streams: int | None = None
+) -> PartitionProblem:
+    """A graph where list scheduling is more than 4 % above a lower bound.
 
-    Only graphs where a schedule matters: on a device that list scheduling keeps busy, or that waits
-    for one long path, there is nothing to learn.
+    On a device that list scheduling keeps busy, or that waits for one long path, all schedules are
+    alike.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Draws everything.
+    size : int
+        Ops, about.
+    merged : bool, optional
+        Whether it is a period of several tasks; else half of the graphs are.
+    streams : int, optional
+        Of the device; else drawn.
     """
     while True:
-        device = random_device(rng)
-        make = random_merged if rng.random() < 0.5 else random_problem
+        device = random_device(rng, streams)
+        several = rng.random() < 0.5 if merged is None else merged
+        make = random_merged if several else random_problem
         problem = make(rng, size, device)
         found_us = simulate(problem, list_schedule(problem)).makespan_us
         if found_us > 1.04 * lower_bound_us(problem):
             return problem
+
+
+def training_problem(
+    rng: random.Random, size: int, *, merged: bool | None = None
+) -> PartitionProblem:
+    """A graph for training: one where a short search beats list scheduling by 0.5 %.
+
+    Room over the lower bound is no promise: of graphs of one task, a search improves one of four.
+    """
+    several = rng.random() < 0.5 if merged is None else merged
+    while True:
+        problem = problem_with_room(rng, size, merged=several)
+        start = list_schedule(problem)
+        found = problem.native.improve(start, UNLIMITED_MS, 50, 0.0, rng.getrandbits(32))
+        if (
+            simulate(problem, tuple(Placement(*fields) for fields in found)).makespan_us
+            < 0.995 * simulate(problem, start).makespan_us
+        ):
+            return problem
+
+
+def held_out_problems(count: int) -> list[PartitionProblem]:
+    """Graphs to evaluate on, never trained on and always the same.
+
+    Of 30 to 600 ops, every other one merged, for 2, 4, 8 and 16 streams in turn. Unlike for
+    training, those where a search finds nothing are among them.
+    """
+    problems = []
+    for index in range(count):
+        pair = index // 2
+        problems.append(
+            problem_with_room(
+                random.Random(f"held out {index}"),
+                _HELD_OUT_SIZES[pair % len(_HELD_OUT_SIZES)],
+                merged=index % 2 == 1,
+                streams=_HELD_OUT_STREAMS[pair % len(_HELD_OUT_STREAMS)],
+            )
+        )
+    return problems
 
 
 def lower_bound_us(problem: PartitionProblem) -> float:

@@ -9,30 +9,48 @@ candidates of its state; pi is the policy; R = -makespan. The gradient of the ex
 with the mean of several rollouts of the same graph as baseline b, divided by their standard
 deviation, so that graphs of all sizes weigh the same. Both kinds of steps use the same recorded
 choices: those of a searched schedule have weight 1.
+
+Everything that is drawn for an update comes from a generator of its own, seeded by the seed and the
+number of the update, and nothing depends on the clock: a seed gives the same weights, bit for bit,
+also when the training was interrupted and goes on from a checkpoint.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import datetime
 import logging
 import random
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
-from top_tvm.compiler.gpg.graphs import training_problem
-from top_tvm.compiler.gpg.network import NUM_CANDIDATE_FEATURES, Network
+from top_tvm import __version__
+from top_tvm.compiler.gpg.curve import Record, can_draw, draw_png, write_csv
+from top_tvm.compiler.gpg.graphs import UNLIMITED_MS, held_out_problems, training_problem
+from top_tvm.compiler.gpg.network import (
+    NUM_CANDIDATE_FEATURES,
+    Network,
+    NetworkSize,
+    save_network,
+)
+from top_tvm.compiler.gpg.tensor_file import check_tensors, read_tensors, save_tensors, unusable
 from top_tvm.compiler.partition import PartitionProblem, list_schedule, simulate
 from top_tvm.compiler.profile import Progress, ignore_progress
+from top_tvm.errors import PartitionError
+from top_tvm.strict_json import StrictJSONError, decode, encode
 
 _LOG = logging.getLogger(__name__)
+_PROGRESS = "%6d updates, %5.0f s: greedy %.4f, best of 16 %.4f of list scheduling"
+_ADAM = ("step", "exp_avg", "exp_avg_sq")  # what torch.optim.Adam keeps per parameter
 
 
 @dataclass(frozen=True)
@@ -40,59 +58,82 @@ class Config:
     """All constants of the training."""
 
     seed: int = 1
-    minutes: float = 60.0
-    imitation: float = 0.3  # share of the time
+    updates: int = 30_000
+    imitation: float = 0.3  # share of the updates
     rollouts: int = 16  # per graph
     learning_rate: float = 1e-3
     entropy: float = 0.01  # weight at the begin; falls to 0
     temperature: float = 1.0
     smallest: int = 20  # ops per graph, at the begin of the curriculum
-    largest: int = 300  # at its end
-    search_us_per_op: float = 300.0  # that an imitated schedule was searched for
+    largest: int = 400  # at its end
+    merged: bool = True  # half of the graphs are periods of several tasks; else none
+    searched_schedules: int = 800  # that an imitated schedule is the best of
     gradient_norm: float = 1.0
+    network: NetworkSize = field(default_factory=NetworkSize)
     evaluation_graphs: int = 24
-    evaluate_every_s: float = 60.0
+    evaluate_every: int = 500  # updates
+
+    def command(self) -> str:
+        """The command line that trains with this seed and the options that change the method."""
+        options = [f"--updates {self.updates}", f"--seed {self.seed}"]
+        options += ["--no-messages"] * (self.network.rounds == 0)
+        options += ["--no-merged"] * (not self.merged)
+        return " ".join(["top-tvm train gpg --out FILE.safetensors", *options])
+
+
+# --- Choices and how likely they are -------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A recorded rollout: candidates of all steps, one after the other."""
+    """Recorded rollouts of one graph: candidates of all steps, one after the other."""
 
-    makespan_us: float
-    ops: torch.Tensor
-    features: torch.Tensor
+    makespan_us: torch.Tensor  # per rollout
+    ops: torch.Tensor  # per candidate
+    features: torch.Tensor  # per candidate
     step: torch.Tensor  # per candidate
-    chosen: torch.Tensor  # per step
+    chosen: torch.Tensor  # per step, index of a candidate
+    rollout: torch.Tensor  # per step
 
 
-def as_choices(record: tuple[Any, ...]) -> Choices:
+def as_choices(*records: tuple[Any, ...]) -> Choices:
     """What the C++ decoder recorded, as tensors."""
-    makespan_us, ops, features, begin, chosen = record
-    lengths = np.diff(np.append(begin, len(ops)))
+    times, ops, features, begins, chosen = zip(*records, strict=True)
+    num_candidates = [len(array) for array in ops]
+    num_steps = [len(array) for array in begins]
+    before = np.repeat(np.cumsum([0, *num_candidates[:-1]]), num_steps)
+    begin = np.concatenate(begins) + before
+    lengths = np.diff(np.append(begin, sum(num_candidates)))
     return Choices(
-        makespan_us,
-        torch.from_numpy(ops).long(),
-        torch.from_numpy(features).reshape(-1, NUM_CANDIDATE_FEATURES),
+        torch.tensor(times, dtype=torch.float64),
+        torch.from_numpy(np.concatenate(ops)).long(),
+        torch.from_numpy(np.concatenate(features)).reshape(-1, NUM_CANDIDATE_FEATURES),
         torch.from_numpy(np.repeat(np.arange(len(begin)), lengths)),
-        torch.from_numpy(chosen).long(),
+        torch.from_numpy(np.concatenate(chosen) + before),
+        torch.from_numpy(np.repeat(np.arange(len(records)), num_steps)),
     )
 
 
 def log_probabilities(scores: torch.Tensor, choices: Choices) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of every choice, and the entropy of its state."""
     steps = len(choices.chosen)
-    top = torch.full((steps,), -torch.inf).scatter_reduce(0, choices.step, scores, "amax")
-    shifted = scores - top.detach()[choices.step]
-    total = torch.zeros(steps).scatter_add(0, choices.step, shifted.exp())
-    logs = shifted - total.log()[choices.step]
-    entropy = torch.zeros(steps).scatter_add(0, choices.step, -logs.exp() * logs)
-    return logs[choices.chosen], entropy
+    top = torch.full((steps,), -torch.inf)
+    top = top.scatter_reduce(0, choices.step, scores.detach(), "amax")
+    shifted = scores - top[choices.step]
+    exponentials = shifted.exp()
+    total = torch.zeros(steps).scatter_add(0, choices.step, exponentials)
+    weighted = torch.zeros(steps).scatter_add(0, choices.step, exponentials * shifted)
+    log_total = total.log()
+    return shifted[choices.chosen] - log_total, log_total - weighted / total
+
+
+# --- The two kinds of steps ----------------------------------------------------------------------
 
 
 def imitate(network: Network, problem: PartitionProblem, config: Config, seed: int) -> torch.Tensor:
     """Loss of one graph: how unlikely the choices of a searched schedule are."""
-    ms = config.search_us_per_op * problem.num_ops / 1000
-    found = problem.native.improve(list_schedule(problem), ms, 0, 0.5, seed)
+    start = list_schedule(problem)
+    found = problem.native.improve(start, UNLIMITED_MS, config.searched_schedules, 0.5, seed)
     choices = as_choices(problem.native.follow(found))
     embedding = network(problem)
     logs, _ = log_probabilities(network.scores(embedding, choices.ops, choices.features), choices)
@@ -105,103 +146,246 @@ def reinforce(
     """Loss of one graph: rollouts better than their mean become more likely."""
     embedding = network(problem)
     weights = network.decoder_weights(embedding).arguments()
-    rollouts = [
-        as_choices(problem.native.sample(*weights, config.temperature, seed + index))
-        for index in range(config.rollouts)
-    ]
-    times = torch.tensor([rollout.makespan_us for rollout in rollouts])
+    choices = as_choices(
+        *(
+            problem.native.sample(*weights, config.temperature, seed + index)
+            for index in range(config.rollouts)
+        )
+    )
+    times = choices.makespan_us
     advantages = (times.mean() - times) / (times.std() + 1e-4 * times.mean())
-    loss = torch.zeros(())
-    for rollout, advantage in zip(rollouts, advantages, strict=True):
-        scores = network.scores(embedding, rollout.ops, rollout.features)
-        logs, entropy = log_probabilities(scores, rollout)
-        loss = loss - advantage * logs.mean() - entropy_weight * entropy.mean()
-    return loss / config.rollouts
+    share = 1 / (torch.bincount(choices.rollout) * config.rollouts)  # of a step, per rollout
+    scores = network.scores(embedding, choices.ops, choices.features)
+    logs, entropy = log_probabilities(scores, choices)
+    of_log = (advantages * share).float()[choices.rollout]
+    of_entropy = entropy_weight * share[choices.rollout]
+    return -(of_log * logs + of_entropy * entropy).sum()
 
 
 def evaluate(network: Network, problems: Sequence[PartitionProblem], samples: int) -> float:
     """Geometric mean of the policy's times relative to list scheduling."""
     ratios = []
     for problem in problems:
-        with torch.no_grad():
-            weights = network.decoder_weights(network(problem)).arguments()
+        weights = network.policy_of(problem).arguments()
         found_us, _ = problem.native.decode(*weights, samples, 1.0, 0)
         ratios.append(found_us / simulate(problem, list_schedule(problem)).makespan_us)
     return float(np.exp(np.mean(np.log(ratios))))
 
 
-def train(
-    out: Path,
-    config: Config,
-    resume: Path | None = None,
-    progress: Progress = ignore_progress,
-) -> list[dict[str, float]]:
+# --- A training and its checkpoints --------------------------------------------------------------
+
+
+@dataclass
+class Training:
+    """A training at some moment. One thread at a time."""
+
+    config: Config
+    network: Network
+    optimiser: torch.optim.Adam
+    updates: int = 0
+    seconds: float = 0.0
+    curve: list[Record] = field(default_factory=list)
+
+    @staticmethod
+    def begin(config: Config) -> Training:
+        """Random weights of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = Network(config.network)
+        return Training(config, network, torch.optim.Adam(network.parameters()))
+
+    def update(self) -> None:
+        """One step of the optimiser, on one graph."""
+        config, done = self.config, self.updates / self.config.updates
+        rng = random.Random(f"{config.seed} {self.updates}")
+        largest = config.smallest + (config.largest - config.smallest) * min(1.0, 2 * done)
+        size = round(rng.uniform(config.smallest, largest))
+        problem = training_problem(rng, size, merged=None if config.merged else False)
+        seed = rng.getrandbits(32)
+        if done < config.imitation:
+            loss = imitate(self.network, problem, config, seed)
+        else:
+            loss = reinforce(self.network, problem, config, seed, config.entropy * (1 - done))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * max(0.02, 1 - done)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_norm)
+        self.optimiser.step()
+        self.updates += 1
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights and the optimiser's state by name."""
+        named = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            named |= {f"adam.{index}.{key}": state[key] for key in _ADAM}
+        return named
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        about = {
+            "config": encode(self.config),
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "curve": encode(tuple(self.curve)),
+        }
+        save_tensors(path, self.tensors(), about)
+
+    @staticmethod
+    def load(path: Path) -> Training:
+        """Read a checkpoint.
+
+        Raises
+        ------
+        PartitionError
+            If the file is missing, damaged, or no checkpoint of this version.
+        """
+        tensors, about = read_tensors(path)
+        try:
+            training = Training.begin(decode(Config, about.get("config")))
+            training.updates = decode(int, about.get("updates"))
+            training.seconds = decode(float, about.get("seconds"))
+            training.curve = list(decode(tuple[Record, ...], about.get("curve")))
+        except (StrictJSONError, PartitionError) as error:
+            raise unusable(path, f"is no checkpoint of this version: {error}") from error
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        if training.updates > 0:
+            for index, weights in enumerate(training.network.parameters()):
+                zeros = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
+                state[index] = dict(zip(_ADAM, zeros, strict=True))
+        groups = training.optimiser.state_dict()["param_groups"]
+        training.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        expected = training.tensors()
+        check_tensors(path, tensors, expected)
+        with torch.no_grad():
+            for name, tensor in expected.items():
+                tensor.copy_(tensors[name])
+        return training
+
+
+def train(out: Path, config: Config, progress: Progress = ignore_progress) -> list[Record]:
     """Train a policy.
 
     Parameters
     ----------
     out : Path
-        The weights, written at every evaluation; the learning curve, as CSV, goes beside them.
+        The weights, written at every evaluation. Beside them, with other suffixes: the learning
+        curve (``.csv``, and ``.png`` if matplotlib is installed) and what is needed to go on after
+        an interruption (``.checkpoint``).
     config : Config
         How, and for how long.
-    resume : Path, optional
-        Weights to begin with.
     progress : callable, optional
-        Called with (what, seconds done, seconds in all).
+        Called with (what, updates done, updates in all).
 
     Returns
     -------
-    list of dict
-        The learning curve: ``seconds``, ``updates``, and the time of schedules on graphs that are
-        not trained on, relative to list scheduling: ``greedy`` and ``best_of_16`` samples.
+    list of Record
+        The learning curve.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After SIGINT and the end of the present update; the checkpoint is written.
     """
-    torch.manual_seed(config.seed)
+    return _run(Training.begin(config), out, progress)
+
+
+def resume(checkpoint: Path, out: Path, progress: Progress = ignore_progress) -> list[Record]:
+    """Go on from a checkpoint, with its configuration, as if there had been no interruption.
+
+    Parameters, results and errors are those of :func:`train`, and
+
+    Raises
+    ------
+    PartitionError
+        If the file is missing, damaged, or no checkpoint of this version.
+    """
+    return _run(Training.load(checkpoint), out, progress)
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Where :func:`train` writes checkpoints."""
+    return out.with_suffix(".checkpoint")
+
+
+def _run(training: Training, out: Path, progress: Progress) -> list[Record]:
+    config, curve = training.config, training.curve
+    problems = held_out_problems(config.evaluation_graphs)
+    if not can_draw():
+        _LOG.warning(
+            "matplotlib is not installed (pip install 'top_tvm[train]'): the learning curve is "
+            "written as %s, without a picture",
+            out.with_suffix(".csv"),
+        )
+    begin = time.monotonic() - training.seconds
+    with _one_thread(), _late_interrupts() as interrupted:
+        while True:
+            training.seconds = time.monotonic() - begin
+            progress("train", training.updates, config.updates)
+            last = training.updates >= config.updates
+            if last or training.updates % config.evaluate_every == 0:
+                if not curve or curve[-1].updates < training.updates:
+                    greedy, best = (evaluate(training.network, problems, n) for n in (1, 16))
+                    training.seconds = time.monotonic() - begin
+                    curve.append(Record(training.updates, training.seconds, greedy, best))
+                    _LOG.info(_PROGRESS, *astuple(curve[-1]))
+                _write(training, out)
+            if last:
+                return curve
+            if interrupted():
+                training.save(checkpoint_path(out))
+                raise KeyboardInterrupt
+            training.update()
+
+
+def _write(training: Training, out: Path) -> None:
+    """All files; the checkpoint last, so that going on from it repeats what was not written."""
+    config, curve = training.config, training.curve
+    about = {
+        "command": config.command(),
+        "config": encode(config),
+        "seed": config.seed,
+        "updates": training.updates,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "top_tvm": __version__,
+        "evaluation": asdict(curve[-1]) | {"graphs": config.evaluation_graphs},
+    }
+    save_network(out, training.network, about)
+    write_csv(out.with_suffix(".csv"), curve)
+    if can_draw():
+        draw_png(out.with_suffix(".png"), curve)
+    training.save(checkpoint_path(out))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums have one order, and the graphs are too small for more."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    rng = random.Random(config.seed)
-    network = Network()
-    if resume is not None:
-        network.load_state_dict(load_file(resume))
-    held_out = random.Random(10**6)
-    problems = [
-        training_problem(held_out, held_out.choice([30, 60, 120, 240]))
-        for _ in range(config.evaluation_graphs)
-    ]
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    begin, curve, updates, next_evaluation = time.monotonic(), [], 0, 0.0
-    while True:
-        seconds = time.monotonic() - begin
-        done = seconds / (60 * config.minutes)
-        all_seconds = round(60 * config.minutes)
-        progress("train", min(round(seconds), all_seconds), all_seconds)
-        if seconds >= next_evaluation or done >= 1:
-            record = {
-                "seconds": seconds,
-                "updates": updates,
-                "greedy": evaluate(network, problems, 1),
-                "best_of_16": evaluate(network, problems, 16),
-            }
-            curve.append(record)
-            _LOG.info("%s", record)
-            next_evaluation = seconds + config.evaluate_every_s
-            save_file(network.state_dict(), out, metadata={"config": json.dumps(asdict(config))})
-            if done >= 1:
-                break
-        largest = config.smallest + (config.largest - config.smallest) * min(1.0, 2 * done)
-        problem = training_problem(rng, round(rng.uniform(config.smallest, largest)))
-        seed = rng.getrandbits(32)
-        if done < config.imitation:
-            loss = imitate(network, problem, config, seed)
-        else:
-            loss = reinforce(network, problem, config, seed, config.entropy * (1 - done))
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * max(0.02, 1 - done)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
-        optimiser.step()
-        updates += 1
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(curve[0]))
-        writer.writeheader()
-        writer.writerows(curve)
-    return curve
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _late_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield whether SIGINT came: an interrupt within an update would leave half of it behind.
+
+    A second one has its usual effect. Only the main thread can do that; on others nothing changes.
+    """
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    usual = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -1,14 +1,17 @@
 """Partitioners: from an op graph with costs to a schedule (stage, group, stream, order, threads).
 
 All of them serve one objective, the simulated time of the schedule (:func:`simulate`), and are
-computed in C++ (``passes/``).
+computed in C++ (``passes/``); for ``gpg`` a graph neural network in Python reads the graph first.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Protocol
 
+from top_tvm.compiler.partition.gpg import gpg, why_unavailable
 from top_tvm.compiler.partition.problem import (
     PartitionProblem,
     Placement,
@@ -19,6 +22,7 @@ from top_tvm.compiler.partition.problem import (
     staged_objective,
     validate_schedule,
 )
+from top_tvm.compiler.partition.staged import cut_stages, improve_stages
 from top_tvm.errors import PartitionError
 
 __all__ = [
@@ -29,7 +33,11 @@ __all__ = [
     "Schedule",
     "Simulation",
     "assign_stages",
+    "available_partitioners",
+    "gpg",
+    "cut_stages",
     "greedy",
+    "improve_stages",
     "ios",
     "list_schedule",
     "sequential",
@@ -37,6 +45,8 @@ __all__ = [
     "staged_objective",
     "validate_schedule",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Partitioner(Protocol):
@@ -112,4 +122,14 @@ PARTITIONERS: Mapping[str, Partitioner] = {
     "greedy": greedy,
     "list": list_schedule,
     "ios": ios,
+    "gpg": gpg,
 }
+
+
+@cache
+def available_partitioners() -> tuple[str, ...]:
+    """Names of the partitioners that work here, for ``"auto"``; says once if one does not."""
+    if reason := why_unavailable():
+        _LOG.warning('partitioner "auto" goes on without gpg: %s', reason)
+        return tuple(name for name in PARTITIONERS if name != "gpg")
+    return tuple(PARTITIONERS)
