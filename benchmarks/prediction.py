@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,14 @@ from top_tvm.compiler.partition import (
     Placement,
     Schedule,
     assign_stages,
+    available_partitioners,
 )
 from top_tvm.compiler.profile import ignore_progress
 
+Record = dict[str, Any]
+
 MODELS = ("squeezenet", "inception_v1", "densenet121")
+RANDOM = "random"
 
 
 def random_schedule(problem: PartitionProblem, generator: random.Random) -> Schedule:
@@ -54,6 +59,38 @@ def random_schedule(problem: PartitionProblem, generator: random.Random) -> Sche
     return assign_stages(problem, tuple(placements))
 
 
+def predict_and_measure(
+    name: str, model: Any, streams: int, random_plans: int, generator: random.Random
+) -> list[Record]:
+    """Predicted and measured time of every partitioner's schedule of a model, and of random ones.
+
+    The schedules take turns.
+    """
+    compilation = compile_model(model, streams=streams)
+    (variant,) = compilation.variants
+    problem = measure_ops(compilation, variant)
+    schedules = {key: PARTITIONERS[key](problem) for key in available_partitioners()}
+    for index in range(random_plans):
+        schedules[f"{RANDOM} {index}"] = random_schedule(problem, generator)
+    plans = {key: make_plan(variant, problem, key, s) for key, s in schedules.items()}
+    measured = measure_plans(plans, compilation.session, ignore_progress)
+    return [
+        {
+            "model": name,
+            "ops": problem.num_ops,
+            "schedule": key,
+            "predicted_us": plan.predicted_us,
+            "measured_us": measured[key],
+            "error": plan.predicted_us / measured[key] - 1,
+        }
+        for key, plan in plans.items()
+    ]
+
+
+def is_random(record: Record) -> bool:
+    return str(record["schedule"]).startswith(RANDOM)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plans", type=int, default=30, help="random plans in all")
@@ -64,35 +101,15 @@ def main() -> None:
     generator = random.Random(options.seed)
     records = []
     for name in MODELS:
-        compilation = compile_model(light_model(name), streams=options.streams)
-        (variant,) = compilation.variants
-        problem = measure_ops(compilation, variant)
-        schedules = {key: partition(problem) for key, partition in PARTITIONERS.items()}
-        for index in range(options.plans // len(MODELS)):
-            schedules[f"random {index}"] = random_schedule(problem, generator)
-        plans = {key: make_plan(variant, problem, key, s) for key, s in schedules.items()}
-        measured = measure_plans(plans, compilation.session, ignore_progress)
-        for key, plan in plans.items():
-            error = plan.predicted_us / measured[key] - 1
-            records.append(
-                {
-                    "model": name,
-                    "schedule": key,
-                    "predicted_us": plan.predicted_us,
-                    "measured_us": measured[key],
-                    "error": error,
-                }
-            )
+        model, plans = light_model(name), options.plans // len(MODELS)
+        for record in predict_and_measure(name, model, options.streams, plans, generator):
+            records.append(record)
             print(
-                f"{name:14} {key:12} predicted {plan.predicted_us:9.0f} us"
-                f"   measured {measured[key]:9.0f} us   {100 * error:+6.1f} %"
+                f"{name:14} {record['schedule']:12} predicted {record['predicted_us']:9.0f} us"
+                f"   measured {record['measured_us']:9.0f} us   {100 * record['error']:+6.1f} %"
             )
     for label, kind in (("random", True), ("partitioners'", False)):
-        errors = [
-            abs(record["error"])
-            for record in records
-            if str(record["schedule"]).startswith("random") == kind
-        ]
+        errors = [abs(record["error"]) for record in records if is_random(record) == kind]
         print(
             f"{len(errors)} {label} plans: median |error| {100 * np.median(errors):.1f} %, "
             f"90th percentile {100 * np.percentile(errors, 90):.1f} %"

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <utility>
 
+#include "passes/beam.h"
 #include "passes/partition.h"
 #include "passes/policy.h"
 #include "passes/priority_search.h"
@@ -191,6 +192,13 @@ void bind_partition(nb::module_& m) {
           },
           nb::arg("max_group_ops"), nb::arg("max_groups"), nb::arg("max_stages"), ReleaseGil(),
           "Limits of 0 mean none.")
+      .def(
+          "beam",
+          [](const Problem& problem, int width, int candidates, double max_ms) {
+            return from_schedule(partition_beam(problem, BeamLimits{width, candidates, max_ms}));
+          },
+          nb::arg("width"), nb::arg("candidates"), nb::arg("max_ms") = 1e9, ReleaseGil(),
+          "Beam search: a baseline for comparisons.")
       .def(
           "improve",
           [](const Problem& problem, const std::vector<PlacementFields>& placements, double max_ms,

@@ -297,3 +297,58 @@ def test_stages_of_several_groups_hold_no_gang_call() -> None:
     schedule = (Placement(0, 0, 0, 0, 2), Placement(1, 0, 1, 1, 1))
     with pytest.raises(PartitionError, match="Stage 0 has several groups, but op 0"):
         staged_objective(problem, schedule)
+
+
+# Beam search is no partitioner of `build`: a baseline for the table of the benchmark.
+def beam(problem: PartitionProblem, width: int, candidates: int = 3) -> Schedule:
+    return tuple(Placement(*fields) for fields in problem.native.beam(width, candidates))
+
+
+@given(problems(max_ops=40))
+def test_beam_search_makes_legal_schedules_and_no_worse_ones_with_more_width(
+    problem: PartitionProblem,
+) -> None:
+    times_us = []
+    for width in (1, 4, 16):
+        schedule = beam(problem, width)
+        validate_schedule(problem, schedule)
+        assert beam(problem, width) == schedule, "a search without a time limit is deterministic"
+        times_us.append(simulate(problem, schedule).makespan_us)
+    # Predicted while it is made and afterwards: equal but for rounding.
+    assert times_us[1] <= times_us[0] * (1 + 1e-9)
+    assert times_us[2] <= times_us[1] * (1 + 1e-9)
+
+
+def test_a_wide_beam_finds_the_best_order_of_a_small_graph() -> None:
+    # With all candidates and room for all states the search is complete, but for pauses.
+    rng = random.Random(11)
+    gains = []
+    for _ in range(20):
+        problem = random_problem(rng, 7, streams=2)
+        found_us = simulate(problem, beam(problem, 4096, 7)).makespan_us
+        improved = problem.native.improve(beam(problem, 1, 7), 1e9, 2000, 0.0, 0)
+        searched_us = simulate(problem, tuple(Placement(*p) for p in improved)).makespan_us
+        assert found_us <= searched_us * (1 + 1e-9)
+        gains.append(found_us / simulate(problem, beam(problem, 1)).makespan_us)
+    assert min(gains) < 0.95
+
+
+def test_beam_search_ends_when_time_is_up() -> None:
+    problem = random_problem(random.Random(6), 400, streams=2)
+    schedule = problem.native.beam(1 << 20, 4, 1.0)
+    validate_schedule(problem, tuple(Placement(*fields) for fields in schedule))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((0, 4), "width of a beam search is 0"),
+        ((4, 0), "number of candidates of a beam search is 0"),
+        ((4, 4, 0.0), "time of a beam search is 0"),
+    ],
+)
+def test_beam_search_refuses_limits_that_leave_nothing(
+    limits: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        inception(2, 1.0).native.beam(*limits)

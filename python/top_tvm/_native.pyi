@@ -43,6 +43,7 @@ class Problem:
     def ios(
         self, max_group_ops: int, max_groups: int, max_stages: int
     ) -> list[_PlacementFields]: ...
+    def beam(self, width: int, candidates: int, max_ms: float = 1e9) -> list[_PlacementFields]: ...
     def improve(
         self,
         placements: Sequence[_PlacementFields],

@@ -203,6 +203,23 @@ def compile_model(
     return Compilation(chosen, kernels, session, device, cache)
 
 
+def optimise_model(
+    model: Model,
+    *,
+    batch_size: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: str = "fp32",
+) -> Variant:
+    """Import and optimise a model for one batch size, without compiling kernels.
+
+    Enough to plan for devices that are not at hand. Parameters are those of :func:`build`; so are
+    the errors.
+    """
+    check_precision(precision)
+    with _TVM_LOCK:
+        return _compile_graph(open_source(model), shapes, batch_size, precision)
+
+
 def _device_name() -> str:
     """Name under which times are kept: kernels for another CPU take other times."""
     wanted = os.environ.get(MCPU_VARIABLE, "")

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from top_tvm.compiler.cost import DeviceModel, OpCost
+from top_tvm.compiler.op_graph import Op, OpGraph
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class OpWork:
     flops: float
     nbytes: float
     elements: float
+
+
+def work_of(graph: OpGraph, op: Op) -> OpWork:
+    """What an op of a model does."""
+    elements = sum(math.prod(graph.values[value].shape) for value in op.outputs)
+    return OpWork(float(op.flops), float(op.nbytes), float(elements))
 
 
 @dataclass(frozen=True)
