@@ -6,7 +6,8 @@ The only module that imports DGL.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,17 @@ class DecoderWeights:
         return self.embedding, self.dynamic, self.out, self.skip
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: graphs are too small for more, and sums have one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Neighbours:
     """The edges of a graph in one direction: from the ops that send to those that receive."""
 
@@ -144,7 +156,7 @@ class Network(nn.Module):
 
     def policy_of(self, problem: PartitionProblem) -> DecoderWeights:
         """What the C++ decoder needs to make schedules of a graph."""
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             return self.decoder_weights(self(problem))
 
     def scores(
