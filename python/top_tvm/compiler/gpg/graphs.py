@@ -206,11 +206,14 @@ def problem_with_room(
 def training_problem(
     rng: random.Random, size: int, *, merged: bool | None = None
 ) -> PartitionProblem:
-    """A graph for training: one where a short search beats list scheduling by 0.5 %.
+    """A graph for training: in three of four cases one where a short search beats list scheduling.
 
-    Room over the lower bound is no promise: of graphs of one task, a search improves one of four.
+    By 0.5 % at least. Room over the lower bound is no promise: of graphs of one task, a search
+    improves one of four. But what list scheduling does well has to be learned, too.
     """
     several = rng.random() < 0.5 if merged is None else merged
+    if rng.random() < 0.25:
+        return problem_with_room(rng, size, merged=several)
     while True:
         problem = problem_with_room(rng, size, merged=several)
         start = list_schedule(problem)

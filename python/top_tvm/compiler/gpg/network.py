@@ -29,6 +29,7 @@ from top_tvm.strict_json import StrictJSONError, decode, encode
 Array = npt.NDArray[Any]
 NUM_CANDIDATE_FEATURES = 13  # kNumFeatures of passes/policy.h
 URGENCY, WAIT = 0, 12
+COMMON = (5, 6)  # features that all candidates of a moment share
 # Of a file with weights. To be raised when features change their meaning: weights do not fit then,
 # although their shapes may.
 WEIGHTS_VERSION = 1

@@ -1,6 +1,10 @@
-"""Training of GPG: first imitation of searched schedules, then policy gradient.
+"""Training of GPG: a rule first, then imitation of searched schedules, then policy gradient.
 
-One file, to be read from top to bottom. Notation: a rollout makes choices a_1..a_T, each among the
+One file, to be read from top to bottom. The score of a candidate is the sum of a rule, linear in
+its features, and of what the network adds. Random search over rules takes seconds and gets what
+gradients need hours for, so the network starts from the best one.
+
+Notation of the policy gradient: a rollout makes choices a_1..a_T, each among the
 candidates of its state; pi is the policy; R = -makespan. The gradient of the expected reward is
 (Williams 1992)
 
@@ -31,15 +35,25 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from top_tvm import __version__
 from top_tvm.compiler.gpg.curve import Record, can_draw, draw_png, write_csv
-from top_tvm.compiler.gpg.graphs import UNLIMITED_MS, held_out_problems, training_problem
+from top_tvm.compiler.gpg.graphs import (
+    UNLIMITED_MS,
+    held_out_problems,
+    problem_with_room,
+    training_problem,
+)
 from top_tvm.compiler.gpg.network import (
+    COMMON,
     NUM_CANDIDATE_FEATURES,
+    URGENCY,
+    WAIT,
     Network,
     NetworkSize,
+    one_thread,
     save_network,
 )
 from top_tvm.compiler.gpg.tensor_file import check_tensors, read_tensors, save_tensors, unusable
@@ -50,6 +64,8 @@ from top_tvm.strict_json import StrictJSONError, decode, encode
 
 _LOG = logging.getLogger(__name__)
 _PROGRESS = "%6d updates, %5.0f s: greedy %.4f, best of 16 %.4f of list scheduling"
+_RULE_SIZES = (40, 60, 120, 240)  # ops
+_RULE_LENGTH = 25.0
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what torch.optim.Adam keeps per parameter
 
 
@@ -58,10 +74,13 @@ class Config:
     """All constants of the training."""
 
     seed: int = 1
-    updates: int = 15_000
-    imitation: float = 0.3  # share of the updates
+    updates: int = 10_000
+    rules: int = 600  # that the start is the best of
+    rule_graphs: int = 128  # that they are judged on
+    imitation: float = 0.1  # share of the updates
     rollouts: int = 16  # per graph
     learning_rate: float = 1e-3
+    decoder_rate: float = 10.0  # by how much the last layer's learning rate is higher
     entropy: float = 0.01  # weight at the begin; falls to 0
     temperature: float = 1.0
     smallest: int = 20  # ops per graph, at the begin of the curriculum
@@ -125,6 +144,51 @@ def log_probabilities(scores: torch.Tensor, choices: Choices) -> tuple[torch.Ten
     weighted = torch.zeros(steps).scatter_add(0, choices.step, exponentials * shifted)
     log_total = total.log()
     return shifted[choices.chosen] - log_total, log_total - weighted / total
+
+
+# --- The start: a linear rule ---------------------------------------------------------------------
+
+
+def search_rule(config: Config) -> torch.Tensor:
+    """Weights of the candidates' features that make the best greedy schedules; shape (features,).
+
+    Random search: a few weights of the best rule so far are changed at a time, by less and less
+    while nothing better is found. A graph counts with at most twice the time of list scheduling.
+    """
+    rng = random.Random(f"{config.seed} rule")
+    problems = [
+        problem_with_room(rng, rng.choice(_RULE_SIZES), merged=None if config.merged else False)
+        for _ in range(config.rule_graphs)
+    ]
+    list_us = [simulate(problem, list_schedule(problem)).makespan_us for problem in problems]
+    hidden, draw = np.zeros(1, np.float32), np.random.default_rng(rng.getrandbits(64))
+
+    def judge(rule: npt.NDArray[np.float64]) -> float:
+        logs = []
+        for problem, reference_us in zip(problems, list_us, strict=True):
+            weights = (
+                np.zeros((problem.num_ops + 1, 1), np.float32),
+                np.zeros((NUM_CANDIDATE_FEATURES, 1), np.float32),
+                hidden,
+                rule.astype(np.float32),
+            )
+            logs.append(np.log(problem.native.decode(*weights, 1, 1.0, 0)[0] / reference_us))
+        return float(np.minimum(logs, np.log(2)).mean())
+
+    best = np.zeros(NUM_CANDIDATE_FEATURES)
+    best[URGENCY], best[WAIT] = 8.0, -8.0  # to begin with: the most urgent op, and no waiting
+    found, spread = judge(best), 2.0
+    for _ in range(config.rules):
+        change = draw.normal(size=best.shape) * spread * (draw.random(best.shape) < 0.3)
+        change[list(COMMON)] = 0  # to all candidates of a moment: has no effect
+        result = judge(best + change)
+        if result < found:
+            found, best, spread = result, best + change, min(1.3 * spread, 4.0)
+        else:
+            spread = max(0.97 * spread, 0.2)
+    _LOG.info("rule: %.4f of list scheduling on %d graphs", np.exp(found), len(problems))
+    # The length decides how much samples differ from the best-scored choices, and from each other.
+    return torch.from_numpy((best * _RULE_LENGTH / np.linalg.norm(best)).astype(np.float32))
 
 
 # --- The two kinds of steps ----------------------------------------------------------------------
@@ -192,7 +256,10 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = Network(config.network)
-        return Training(config, network, torch.optim.Adam(network.parameters()))
+        fast = [network.out, network.skip]
+        slow = [p for p in network.parameters() if all(p is not other for other in fast)]
+        groups = [{"params": slow}, {"params": fast}]
+        return Training(config, network, torch.optim.Adam(groups))
 
     def update(self) -> None:
         """One step of the optimiser, on one graph."""
@@ -206,8 +273,9 @@ class Training:
             loss = imitate(self.network, problem, config, seed)
         else:
             loss = reinforce(self.network, problem, config, seed, config.entropy * (1 - done))
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * max(0.02, 1 - done)
+        rates = (config.learning_rate, config.learning_rate * config.decoder_rate)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * max(0.02, 1 - done)
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_norm)
@@ -250,11 +318,12 @@ class Training:
             raise unusable(path, f"is no checkpoint of this version: {error}") from error
         state: dict[int, dict[str, torch.Tensor]] = {}
         if training.updates > 0:
-            for index, weights in enumerate(training.network.parameters()):
+            groups = training.optimiser.param_groups
+            for index, weights in enumerate(p for group in groups for p in group["params"]):
                 zeros = torch.zeros(()), torch.zeros_like(weights), torch.zeros_like(weights)
                 state[index] = dict(zip(_ADAM, zeros, strict=True))
-        groups = training.optimiser.state_dict()["param_groups"]
-        training.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        known = training.optimiser.state_dict()
+        training.optimiser.load_state_dict({**known, "state": state})
         expected = training.tensors()
         check_tensors(path, tensors, expected)
         with torch.no_grad():
@@ -287,7 +356,10 @@ def train(out: Path, config: Config, progress: Progress = ignore_progress) -> li
     KeyboardInterrupt
         After SIGINT and the end of the present update; the checkpoint is written.
     """
-    return _run(Training.begin(config), out, progress)
+    training = Training.begin(config)
+    with torch.no_grad():
+        training.network.skip.copy_(search_rule(config))
+    return _run(training, out, progress)
 
 
 def resume(checkpoint: Path, out: Path, progress: Progress = ignore_progress) -> list[Record]:
@@ -318,7 +390,7 @@ def _run(training: Training, out: Path, progress: Progress) -> list[Record]:
             out.with_suffix(".csv"),
         )
     begin = time.monotonic() - training.seconds
-    with _one_thread(), _late_interrupts() as interrupted:
+    with one_thread(), _late_interrupts() as interrupted:
         while True:
             training.seconds = time.monotonic() - begin
             progress("train", training.updates, config.updates)
@@ -355,17 +427,6 @@ def _write(training: Training, out: Path) -> None:
     if can_draw():
         draw_png(out.with_suffix(".png"), curve)
     training.save(checkpoint_path(out))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums have one order, and the graphs are too small for more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
