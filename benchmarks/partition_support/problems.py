@@ -1,7 +1,7 @@
 """What is partitioned: op graphs of real models, alone and merged, on several devices.
 
-Graphs are those that our CPU pipeline makes. On a device that is not at hand, the cost of an
-op follows from its FLOPs, bytes and elements; on the CPU it is measured.
+Graphs are those that our CPU pipeline makes. On a device that is not at hand, the cost of an op
+follows from its FLOPs, bytes and elements; on the CPU it is measured.
 """
 
 from __future__ import annotations
