@@ -77,10 +77,10 @@ class Config:
     updates: int = 10_000
     rules: int = 600  # that the start is the best of
     rule_graphs: int = 128  # that they are judged on
-    imitation: float = 0.1  # share of the updates
+    imitation: float = 0.2  # share of the updates
     rollouts: int = 16  # per graph
-    learning_rate: float = 1e-3
-    decoder_rate: float = 10.0  # by how much the last layer's learning rate is higher
+    learning_rate: float = 5e-4
+    decoder_rate: float = 3.0  # by how much the last layer's learning rate is higher
     entropy: float = 0.01  # weight at the begin; falls to 0
     temperature: float = 1.0
     smallest: int = 20  # ops per graph, at the begin of the curriculum
