@@ -24,13 +24,13 @@ from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from tvm.s_tir.schedule import ScheduleError
 
 from top_tvm.compiler.kernel_library import host_target
-from top_tvm.compiler.transform.expand_math import expand_math, is_transcendental
+from top_tvm.compiler.transform.expand_math import expand_math
+from top_tvm.compiler.transform.inline_blocks import inline_blocks
 from top_tvm.compiler.transform.pad_reductions import pad_reductions
 from top_tvm.compiler.transform.rewriter import is_call
 from top_tvm.compiler.transform.schedule_contraction import (
     Registers,
     is_contraction,
-    reads_contraction,
     schedule_contraction,
 )
 
@@ -58,7 +58,7 @@ def schedule_prim_func(
     blocks = normalize_prim_func(schedule)
     if blocks is None:
         return function
-    nests = [_nest(schedule, block) for block in _inline(schedule, blocks)]
+    nests = [_nest(schedule, block) for block in inline_blocks(schedule, blocks)]
     nests = _schedule_contractions(schedule, nests, Registers.of(target or host_target()))
     rows = _common_rows(schedule, nests)
     if rows:
@@ -122,66 +122,6 @@ def _nest(schedule: Schedule, block: SBlockInfo) -> _Nest | None:
     if not all(isinstance(extent, tirx.IntImm) for extent in extents):
         return None
     return _Nest(block.block_rv, tuple(loops), kinds, tuple(int(extent) for extent in extents))
-
-
-def _inline(schedule: Schedule, blocks: list[SBlockInfo]) -> list[SBlockInfo]:
-    """Inline what can be, except where that repeats or prevents vector work."""
-    left = list(blocks)
-    changed = True
-    while changed:
-        changed = False
-        for block in list(left):
-            if _worth_a_buffer(schedule, block.block_rv):
-                continue
-            for inline in (schedule.compute_inline, schedule.reverse_compute_inline):
-                if inline == schedule.reverse_compute_inline and not _may_join_producer(
-                    schedule, block.block_rv
-                ):
-                    continue
-                try:
-                    inline(block.block_rv)
-                except ScheduleError:
-                    continue
-                left.remove(block)
-                changed = True
-                break
-    return left
-
-
-def _may_join_producer(schedule: Schedule, block: Any) -> bool:
-    """Whether inlining a block into what it reads is right, which TVM does not check itself.
-
-    It would inline it into each step of a trivial reduction, and take a buffer away that other
-    blocks read, too.
-    """
-    return all(
-        schedule.get(producer).init is None and len(schedule.get_consumers(producer)) == 1
-        for producer in schedule.get_producers(block)
-    )
-
-
-def _worth_a_buffer(schedule: Schedule, block: Any) -> bool:
-    """Whether readers should load the results of a block rather than compute them again."""
-    statement = schedule.get(block)
-    if len(schedule.get_consumers(block)) > 1 and _transcendental(statement.body):
-        return True
-    if not schedule.get_consumers(block) or len(statement.reads) != 1:
-        return False
-    if reads_contraction(schedule, block):
-        return True
-    # Padding of the innermost axis: its condition would differ from lane to lane.
-    source, target = statement.reads[0].source.shape, statement.writes[0].source.shape
-    value = getattr(statement.body, "value", None)
-    conditional = (
-        isinstance(value, tvm.ir.Call) and getattr(value.op, "name", "") == "prim.if_then_else"
-    )
-    return conditional and len(source) == len(target) and int(source[-1]) < int(target[-1])
-
-
-def _transcendental(body: Any) -> bool:
-    found = []
-    tvm_ffi.structural_walk(body, (tvm.ir.Call, lambda call: found.append(is_transcendental(call))))
-    return any(found)
 
 
 def _common_rows(schedule: Schedule, nests: Sequence[_Nest | None]) -> int:
