@@ -68,6 +68,11 @@ def _partitioner(name: str) -> Method:
     return _timed(lambda problem, budget: PARTITIONERS[name](problem))
 
 
+def _policy(problem: PartitionProblem, budget: Budget, samples: int = 16) -> Schedule:
+    """Gpg without local search: the best of list scheduling and what the policy makes."""
+    return gpg(problem, samples=samples, search_ms=0)
+
+
 def _gpg_staged(problem: PartitionProblem, budget: Budget) -> Schedule:
     return gpg(problem, objective="staged")
 
@@ -126,6 +131,8 @@ def _ios(problem: PartitionProblem, budget: Budget) -> Found:
 
 METHODS: Mapping[str, Method] = {
     "gpg": _partitioner("gpg"),
+    "policy": _timed(_policy),
+    "policy-1": _timed(partial(_policy, samples=1)),
     "sequential": _partitioner("sequential"),
     "greedy": _partitioner("greedy"),
     "list": _partitioner("list"),

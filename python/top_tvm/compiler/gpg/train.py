@@ -74,7 +74,7 @@ class Config:
     """All constants of the training."""
 
     seed: int = 1
-    updates: int = 10_000
+    updates: int = 8_000
     rules: int = 600  # that the start is the best of
     rule_graphs: int = 128  # that they are judged on
     imitation: float = 0.2  # share of the updates
@@ -90,7 +90,7 @@ class Config:
     gradient_norm: float = 1.0
     network: NetworkSize = field(default_factory=NetworkSize)
     evaluation_graphs: int = 24
-    evaluate_every: int = 500  # updates
+    evaluate_every: int = 400  # updates
 
     def command(self) -> str:
         """The command line that trains with this seed and the options that change the method."""

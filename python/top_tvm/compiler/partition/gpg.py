@@ -26,7 +26,8 @@ OBJECTIVES = ("simulated", "staged")
 # What local search tries: numbers, not times, so that a seed decides the result.
 _MOVES = 2000
 _ORDERS_PER_OP = 3
-_TEMPERATURE = 1.0
+_SAMPLE_TEMPERATURE = 1.0
+_ANNEALING_TEMPERATURE = 0.2
 _NO_LIMIT_MS = 1e9
 
 
@@ -97,12 +98,12 @@ def _search(
     best = native.list_schedule()
     if problem.num_ops > 1 and problem.device.streams > 1:
         weights = shipped_network().policy_of(problem).arguments()
-        decoded_us, decoded = native.decode(*weights, samples, _TEMPERATURE, seed)
+        decoded_us, decoded = native.decode(*weights, samples, _SAMPLE_TEMPERATURE, seed)
         if objective == "staged":
             return _stages(problem, (decoded, best), deadline, seed)
         if decoded_us < native.simulate(best)[0]:
             best = decoded
-        best = native.improve(best, *_limits(deadline, _MOVES), 0.0, seed)
+        best = native.improve(best, *_limits(deadline, _MOVES), _ANNEALING_TEMPERATURE, seed)
     return tuple(Placement(*fields) for fields in best)
 
 

@@ -23,7 +23,7 @@ from top_tvm.compiler.transform.schedule_contraction import reads_contraction
 # Loads that an expression may have because what it reads was inlined more than once. LLVM finds
 # copies and computes them once, but all passes before look at each: x + x, 25 times over, would be
 # 2**25 loads.
-MAX_REPEATED_LOADS = 128
+MAX_REPEATED_LOADS = 32
 # Transcendental functions within each other. ``expand_math`` binds variables in each, and when LLVM
 # code is generated, TVM puts the values of all of them into each other: four levels take seconds.
 MAX_NESTED_CALLS = 3
