@@ -19,7 +19,7 @@ from top_tvm.compiler.gpg.network import load_network
 from top_tvm.compiler.gpg.train import Config, train
 from top_tvm.compiler.partition import list_schedule, sequential, simulate
 
-UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
 
 # ---------------------------------------------------------------------------------------------
 # 1. What is learned
@@ -33,15 +33,18 @@ UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 # ---------------------------------------------------------------------------------------------
 # 2. Two minutes of training
 #
-# Random graphs of 20 to 60 operators on random devices. First the policy imitates schedules that a
-# search found, then it tries its own: of 8 schedules of a graph, choices of those that are faster
-# than the mean become more likely. All times are simulated.
+# Random graphs of 20 to 60 operators on random devices. To begin with, a rule is searched for that
+# is linear in what one sees of a candidate. Then the network learns what to add: first it imitates
+# schedules that a search found, then it tries its own: of 8 schedules of a graph, choices of those
+# that are faster than the mean become more likely. All times are simulated.
 #
 # "greedy" takes the best-scored choice every time, "best of 16" draws 15 more schedules. Both are
 # compared with list scheduling on graphs that the policy is not trained on: smaller is better.
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 config = Config(
     updates=UPDATES,
+    rules=200,
+    rule_graphs=32,
     rollouts=8,
     smallest=20,
     largest=60,
