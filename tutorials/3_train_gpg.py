@@ -19,7 +19,7 @@ from top_tvm.compiler.gpg.network import load_network
 from top_tvm.compiler.gpg.train import Config, train
 from top_tvm.compiler.partition import list_schedule, sequential, simulate
 
-UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+UPDATES = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
 
 # ---------------------------------------------------------------------------------------------
 # 1. What is learned
@@ -49,7 +49,6 @@ config = Config(
     smallest=20,
     largest=60,
     searched_schedules=200,
-    evaluation_graphs=8,
     evaluate_every=max(1, UPDATES // 8),
 )
 with tempfile.TemporaryDirectory() as folder:

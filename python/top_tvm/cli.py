@@ -388,7 +388,7 @@ def train(
         ),
     ] = None,
     updates: Annotated[
-        int | None, typer.Option(min=1, help="How long to train. [default: some 40 minutes]")
+        int | None, typer.Option(min=1, help="How long to train. [default: about 10 minutes]")
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of weights, graphs and samples. [default: 1]")
