@@ -11,7 +11,7 @@ import top_tvm
 from small_model import small_model
 from top_tvm.compiler import build as build_module
 
-PARTITIONERS = ("sequential", "greedy", "list", "ios")
+PARTITIONERS = ("sequential", "greedy", "list", "ios", "gpg")
 
 
 def reference(model, inputs):

@@ -150,7 +150,11 @@ def build(
     batch_sizes = None if batch is None else parse_batches(batch)
     shapes = parse_shapes(shape or ())
     start = time.perf_counter()
-    estimated = top_tvm.estimate_memory(model, batch_sizes=batch_sizes, shapes=shapes)
+    report: dict[str, Any] = {"file": output}
+    if as_json:  # else nobody sees it: the build checks for itself, and reading again takes time
+        report["estimated_memory_bytes"] = top_tvm.estimate_memory(
+            model, batch_sizes=batch_sizes, shapes=shapes
+        )
     with progress_bars() as progress:
         executable = top_tvm.build(
             model,
@@ -167,15 +171,7 @@ def build(
     plans = [describe_plan(plan) for _, plan in sorted(executable.artifact.plans.items())]
     if as_json:
         first = {key: plans[0][key] for key in ("ops", "stages", "predicted_us", "measured_us")}
-        print_json(
-            {
-                "file": output,
-                "seconds": seconds,
-                "estimated_memory_bytes": estimated,
-                **first,
-                "plans": plans,
-            }
-        )
+        print_json({**report, "seconds": seconds, **first, "plans": plans})
         return
     print_table(f"{output}, built in {seconds:.1f} s", _PLAN_COLUMNS, plans)
 
