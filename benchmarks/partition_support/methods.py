@@ -115,7 +115,7 @@ def _ios(problem: PartitionProblem, budget: Budget) -> Found:
     limits = {"max_stages": None}
     if budget.ios_exact:
         limits |= {"max_groups": None, "max_group_ops": None}
-    given = pickle.dumps((problem, limits))
+    given = pickle.dumps((problem, limits, budget.ios_s))
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=budget.ios_s)
     except subprocess.TimeoutExpired:
