@@ -141,7 +141,7 @@ def parse_options() -> argparse.Namespace:
     add("--device", type=names_of(DEVICES), metavar="LIST", help=f"of: {', '.join(DEVICES)}")
     # gpg is left out by default where it cannot be used.
     has_gpg = "gpg" in available_partitioners()
-    default = [name for name in METHODS if has_gpg or not name.startswith("gpg")]
+    default = [name for name in METHODS if has_gpg or not name.startswith(("gpg", "policy"))]
     add("--methods", type=names_of(METHODS), default=default, metavar="LIST")
     add("--search-ms", type=float, default=100.0, help="of searches, if there is no gpg: its time")
     add("--long-s", type=float, help="of search-long")

@@ -62,7 +62,7 @@ def test_every_method_has_a_record_per_problem(simulated):
     methods = {"sequential", "greedy", "list", "beam", "list+search", "annealing", "ios-bounded"}
     methods |= {"ios", "search-long"}
     if "gpg" in available_partitioners():
-        methods |= {"gpg", "gpg-staged"}
+        methods |= {"gpg", "policy", "policy-1", "gpg-staged"}
     graphs = {"small", "smaller", "small:3x2", "smaller:3x2", "small+smaller:1x1"}
     found = [(record["graph"], record["streams"], record["method"]) for record in records]
     assert sorted(found) == sorted(itertools.product(graphs, (2, 3), methods))
@@ -136,7 +136,7 @@ def test_plans_are_measured_on_the_cpu(models, tmp_path):
     [
         (["--models", "lenet"], "no lenet; give files, or of: bvlc_alexnet, "),
         (["--models", "a/squeezenet", "squeezenet"], "have the same name"),
-        (["--methods", "list,magic"], "no magic; there are: gpg, sequential, "),
+        (["--methods", "list,magic"], "no magic; there are: gpg, policy, policy-1, sequential, "),
         (["--device", "tpu"], "no tpu; there are: large-gpu, small-gpu, multicore, cpu"),
         (["--streams", "2,0"], "'2,0' is not a list of positive numbers"),
         (["--merge", "3y2"], "'3y2' is not 'none', LANESxSEGMENTS or MODEL+MODEL:LANESxSEGMENTS"),

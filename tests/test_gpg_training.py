@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import top_tvm.compiler
 from top_tvm.cli import main
 from top_tvm.compiler.gpg.features import NUM_FEATURES, op_features
 from top_tvm.compiler.gpg.graphs import (
@@ -418,6 +419,8 @@ def test_what_cannot_be_trained(monkeypatch, capsys, tmp_path, arguments, messag
 
 
 def test_without_dgl_the_command_says_what_is_missing(monkeypatch, capsys, tmp_path):
+    # Restored afterwards: importing a package again sets it anew in the one above.
+    monkeypatch.setattr(top_tvm.compiler, "gpg", top_tvm.compiler.gpg)
     for module in [name for name in sys.modules if name.startswith("top_tvm.compiler.gpg")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "dgl", None)

@@ -224,6 +224,7 @@ def test_choosing_an_op_marks_it_everywhere_with_its_neighbours(visit, pages):
     assert 1 in sources[chosen]
     page.locator("#timeline").focus()
     page.keyboard.press("Escape")
+    frames(page)
     assert page.locator(".chosen").count() == 0
 
 
