@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 
 from top_tvm import __version__
 from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec
@@ -54,6 +55,8 @@ from top_tvm.runtime.native import onednn_module, onednn_version
 _LOG = logging.getLogger(__name__)
 # Relax's BlockBuilder is one per process, whatever the thread.
 _TVM_LOCK = threading.Lock()
+# Else Ctrl-C in a Python function that TVM calls, such as a pass, comes out as a RuntimeError.
+tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
 _ROUNDS = 5
 _SECONDS_PER_PLAN = 0.4
 # A schedule must beat sequential by more than the noise of the measurement to be preferred.
