@@ -18,10 +18,11 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cpu.arguments import names_of, positive_numbers
 from cpu.case import MODELS
 from partition_support import measured, report
 from partition_support.comparison import compare_methods, one_core, warm_up
@@ -179,24 +180,6 @@ def parse_options() -> argparse.Namespace:
     for path in filter(None, (options.json, options.out)):
         path.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
     return options
-
-
-def names_of(known: Sequence[str] | Mapping[str, Any]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            message = f"no {', '.join(unknown)}; there are: {', '.join(known)}"
-            raise argparse.ArgumentTypeError(message)
-        return names
-
-    return parse
-
-
-def positive_numbers(text: str) -> list[int]:
-    numbers = text.split(",")
-    if not all(number.isdecimal() and int(number) for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of positive numbers")
-    return [int(number) for number in numbers]
 
 
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:

@@ -12,8 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from top_tvm.compiler.gpg.graphs import lower_bound_us, problem_with_room
 from top_tvm.compiler.gpg.network import load_network
 from top_tvm.compiler.gpg.train import Config, train
@@ -66,8 +64,7 @@ with tempfile.TemporaryDirectory() as folder:
 # A period of several tasks of random models, for a device of 4 streams. The network is run once per
 # graph; C++ does the rest.
 problem = problem_with_room(random.Random("tutorial"), 100, merged=True, streams=4)
-with torch.no_grad():
-    decoder = network.decoder_weights(network(problem)).arguments()
+decoder = network.policy_of(problem).arguments()
 times_us = {
     "sequential": simulate(problem, sequential(problem)).makespan_us,
     "list": simulate(problem, list_schedule(problem)).makespan_us,

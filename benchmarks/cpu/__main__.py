@@ -21,11 +21,11 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tables
+from arguments import names_of, positive_numbers
 from case import MODELS, TOLERANCE, Case
 from kernels import measure_ops
 from latency import measure_error, measure_latency
@@ -86,7 +86,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--only", type=names_of(SECTIONS), default=list(SECTIONS), metavar="LIST")
     parser.add_argument("--models", type=names_of(MODELS), default=list(MODELS), metavar="LIST")
-    parser.add_argument("--batch", type=numbers, default=[1, 8], metavar="LIST")
+    parser.add_argument("--batch", type=positive_numbers, default=[1, 8], metavar="LIST")
     parser.add_argument(
         "--precision", type=names_of(TOLERANCE), default=["fp32", "bf16"], metavar="LIST"
     )
@@ -103,21 +103,6 @@ def parse_options() -> argparse.Namespace:
         options.batch, options.precision, options.rounds = [1], ["fp32"], 3
         options.only = [name for name in options.only if name not in ("memory", "build")]
     return options
-
-
-def names_of(known: Sequence[str] | dict[str, Any]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            message = f"no {', '.join(unknown)}; there are: {', '.join(known)}"
-            raise argparse.ArgumentTypeError(message)
-        return names
-
-    return parse
-
-
-def numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def pin_process(threads: int) -> None:

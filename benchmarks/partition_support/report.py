@@ -102,7 +102,7 @@ def _ratio_tables(problems: Sequence[Problem]) -> Iterator[str]:
 def _summary(problems: Sequence[Problem]) -> str:
     """What the tables say about gpg."""
     headings = ["problems", "graphs", "gpg / list", "gpg / greedy", "gpg / ios", "with ios"]
-    headings += ["worst gpg / better of list, ios", "gap closed", "staged gpg / ios"]
+    headings += ["worst gpg / better of list, ios", "gap closed", "staged gpg / ios", "worst"]
     rows = [
         [
             title,
@@ -112,8 +112,9 @@ def _summary(problems: Sequence[Problem]) -> str:
             _shown(max(_against_better(group), default=None)),
             _gap_closed(group),
             _mean(_staged_ratios(group)),
+            _shown(max(_staged_ratios(group), default=None)),
         ]
-        for title, group in _groups(problems)
+        for title, group in (*_groups(problems), ("**all**", problems))
     ]
     return markdown("gpg in the geometric mean", headings, rows)
 
