@@ -9,7 +9,6 @@
 #include "passes/priority_search.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -21,8 +20,6 @@
 namespace top {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 // Snapshots per schedule: more are dearer to take, fewer start earlier than need be.
@@ -118,20 +115,14 @@ class Search {
 
  private:
   void search(const Schedule& start, double* best_us, Schedule* best) {
-    const Clock::time_point begin = Clock::now();
     begin_at(start);
     double current_us = evaluate(0, kNever);
     accept(0);
     keep(current_us, best_us, best);
-    for (int64_t tried = 1; limits_.max_schedules == 0 || tried < limits_.max_schedules; ++tried) {
-      const double spent_ms =
-          std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-      if (spent_ms > limits_.max_ms) break;
-      double left = 1 - spent_ms / limits_.max_ms;
-      if (limits_.max_schedules > 0) {
-        left = std::min(left, 1 - static_cast<double>(tried) / limits_.max_schedules);
-      }
-      const double limit_us = current_us + allowance(current_us, left);
+    SearchProgress progress(limits_);
+    while (progress.next()) {
+      const double mean_us = current_us / problem_.graph.num_ops;
+      const double limit_us = current_us + progress.slack(random_) * mean_us;
       move();
       const int step = first_change();
       if (step == problem_.graph.num_ops) continue;  // the same schedule
@@ -161,14 +152,6 @@ class Search {
       first.left.bandwidth_us += demand.bandwidth_us;
       first.left.compute_us += demand.compute_us;
     }
-  }
-
-  // How much worse than the current schedule the next may be: annealing by Metropolis' rule, the
-  // random number drawn before the evaluation, which can then stop early.
-  double allowance(double current_us, double left) {
-    if (limits_.temperature <= 0) return 0;
-    const double uniform = std::uniform_real_distribution<>(1e-12, 1)(random_);
-    return -std::log(uniform) * limits_.temperature * left * current_us / problem_.graph.num_ops;
   }
 
   // Gives an op another rank, those in between move up; or another form.

@@ -1,7 +1,6 @@
 #include "passes/staged_search.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <optional>
 #include <random>
@@ -13,8 +12,6 @@
 namespace top {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxStageOps = 32;
 constexpr int kMaxJoinedOps = 256;
@@ -64,21 +61,15 @@ class Search {
     double current_us = cuts_.total_us();
     double best_us = current_us;
     const double mean_us = current_us / problem_.graph.num_ops;
-    const Clock::time_point begin = Clock::now();
     int futile = 0;  // changes proposed in a row that are none
     restrict_cuts();
-    for (int64_t tried = 1; limits_.max_schedules == 0 || tried < limits_.max_schedules; ++tried) {
-      const double spent_ms =
-          std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-      if (spent_ms >= limits_.max_ms) break;
-      const double left = limits_.max_schedules == 0
-                              ? 1 - spent_ms / limits_.max_ms
-                              : 1 - static_cast<double>(tried) / limits_.max_schedules;
+    SearchProgress progress(limits_);
+    while (progress.next()) {
       if (turned_) {
         restrict_cuts();
         current_us = cuts_.total_us();
       }
-      const double limit_us = current_us + slack(left) * mean_us;
+      const double limit_us = current_us + progress.slack(random_) * mean_us;
       if (!propose()) {
         // A chain has only one order.
         if (++futile > kMaxFutileSweeps * problem_.graph.num_ops) break;
@@ -104,14 +95,6 @@ class Search {
   static constexpr int kJitter = 8;
   static constexpr int kOpenedOneOf = 10;
   static constexpr int kMaxFutileSweeps = 8;
-
-  // Annealing by Metropolis' rule, the random number drawn before the evaluation, which can then
-  // stop early: how much worse the next order may be.
-  double slack(double left) {
-    if (limits_.temperature <= 0) return 0;
-    const double uniform = std::uniform_real_distribution<>(1e-12, 1)(random_);
-    return -std::log(uniform) * limits_.temperature * left;
-  }
 
   int pick(int low, int high) { return std::uniform_int_distribution<>(low, high)(random_); }
 

@@ -11,7 +11,7 @@
 
 #include <vector>
 
-#include "passes/priority_search.h"
+#include "passes/search_limits.h"
 #include "runtime/simulator.h"
 
 namespace top {
