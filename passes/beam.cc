@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <numeric>
@@ -16,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "passes/demand.h"
 #include "passes/rollout.h"
 
 namespace top {
@@ -24,53 +24,28 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Work that is left, each in the form that needs least of it.
-struct Work {
-  double stream_us = 0;     // summed over the streams
-  double bandwidth_us = 0;  // time that a saturated resource takes for it
-  double compute_us = 0;
-};
-
 // What bounds need to know of every op.
 struct Outlook {
   explicit Outlook(const Problem& problem);
 
-  std::vector<double> rank_us;  // path from the start of the op to the end of the graph
-  std::vector<double> tail_us;  // path from the end of the op
-  std::vector<Work> work;
-  std::vector<int> by_rank;         // all ops, the longest path first
+  const std::vector<Demand> demands;
+  const Urgency urgency;
+  std::vector<double> tail_us;      // path from the end of the op
   std::vector<uint64_t> signature;  // random, per op and form: [2 * op + gang]
-  Work total;
+  Demand total;
 };
 
 Outlook::Outlook(const Problem& problem)
-    : rank_us(problem.graph.num_ops),
+    : demands(demands_of(problem)),
+      urgency(demands),
       tail_us(problem.graph.num_ops, 0.0),
-      work(problem.graph.num_ops),
-      by_rank(problem.graph.num_ops),
       signature(2 * static_cast<size_t>(problem.graph.num_ops)) {
-  for (int op = problem.graph.num_ops - 1; op >= 0; --op) {
-    for (int succ : problem.graph.succs[op]) tail_us[op] = std::max(tail_us[op], rank_us[succ]);
-    const OpCost& cost = problem.costs[op];
-    const double single_us = call_us(problem, op, false);
-    rank_us[op] = tail_us[op] + single_us;
-    work[op] = {single_us, cost.single.time_us * cost.single.bandwidth,
-                cost.single.time_us * cost.single.compute};
-    if (problem.device.streams > 1 && std::isfinite(cost.gang.time_us)) {
-      const double gang_us = call_us(problem, op, true);
-      rank_us[op] = tail_us[op] + std::min(single_us, gang_us);
-      work[op].stream_us = std::min(single_us, problem.device.streams * gang_us);
-      work[op].bandwidth_us =
-          std::min(work[op].bandwidth_us, cost.gang.time_us * cost.gang.bandwidth);
-      work[op].compute_us = std::min(work[op].compute_us, cost.gang.time_us * cost.gang.compute);
+  for (int op = 0; op < problem.graph.num_ops; ++op) {
+    for (int succ : problem.graph.succs[op]) {
+      tail_us[op] = std::max(tail_us[op], demands[succ].path_us);
     }
-    total.stream_us += work[op].stream_us;
-    total.bandwidth_us += work[op].bandwidth_us;
-    total.compute_us += work[op].compute_us;
+    total.add(demands[op]);
   }
-  std::iota(by_rank.begin(), by_rank.end(), 0);
-  std::stable_sort(by_rank.begin(), by_rank.end(),
-                   [this](int a, int b) { return rank_us[a] > rank_us[b]; });
   std::mt19937_64 random(0);
   for (uint64_t& bits : signature) bits = random();
 }
@@ -87,14 +62,14 @@ struct Flight {
 };
 
 struct State {
-  explicit State(const Problem& problem, const Work& total)
+  explicit State(const Problem& problem, const Demand& total)
       : rollout(problem), issued(problem.graph.num_ops), left(total) {}
 
   Rollout rollout;
   std::vector<char> issued;     // per op
   std::vector<Flight> flights;  // ascending by op
-  size_t first_left = 0;        // position in by_rank of the first op that is not issued
-  Work left;                    // of what is not issued
+  size_t first_left = 0;        // the most urgent op that is not issued, by rank
+  Demand left;                  // of what is not issued
   uint64_t signature = 0;       // of what is issued
   double bound_us = 0;
   double bounds_us = 0;  // sum of all bounds, which tells apart states of equal bound
@@ -140,17 +115,14 @@ class Beam {
   void expand(State& state) {
     urgent_ = state.rollout.ready();
     const auto before = [this](int a, int b) {
-      return outlook_.rank_us[a] != outlook_.rank_us[b] ? outlook_.rank_us[a] > outlook_.rank_us[b]
-                                                        : a < b;
+      return outlook_.urgency.rank[a] < outlook_.urgency.rank[b];
     };
     const size_t count = std::min(most_urgent_, urgent_.size());
     std::partial_sort(urgent_.begin(), urgent_.begin() + count, urgent_.end(), before);
     for (size_t at = 0; at < count; ++at) {
       const int op = urgent_[at];
       add_child(state, state.rollout.place(op));
-      if (problem_.device.streams > 1 && std::isfinite(problem_.costs[op].gang.time_us)) {
-        add_child(state, state.rollout.gang(op));
-      }
+      if (is_moldable(problem_, op)) add_child(state, state.rollout.gang(op));
     }
   }
 
@@ -177,11 +149,8 @@ class Beam {
     state.flights.insert(place, flight);
     state.issued[op] = true;
     state.signature ^= outlook_.signature[2 * static_cast<size_t>(op) + candidate.gang];
-    const Work& work = outlook_.work[op];
-    state.left.stream_us -= work.stream_us;
-    state.left.bandwidth_us -= work.bandwidth_us;
-    state.left.compute_us -= work.compute_us;
-    const std::vector<int>& by_rank = outlook_.by_rank;
+    state.left.subtract(outlook_.demands[op]);
+    const std::vector<int>& by_rank = outlook_.urgency.op_at;
     while (state.first_left < by_rank.size() && state.issued[by_rank[state.first_left]]) {
       ++state.first_left;
     }
@@ -194,23 +163,24 @@ class Beam {
     state.flights.erase(std::remove_if(state.flights.begin(), state.flights.end(), over),
                         state.flights.end());
     double path_us = 0;
-    if (state.first_left < outlook_.by_rank.size()) {
-      path_us = outlook_.rank_us[outlook_.by_rank[state.first_left]];
+    const std::vector<int>& by_rank = outlook_.urgency.op_at;
+    if (state.first_left < by_rank.size()) {
+      path_us = outlook_.demands[by_rank[state.first_left]].path_us;
     }
-    Work left = state.left;
+    Demand left = state.left;
     for (const Flight& flight : state.flights) {
       const double flight_us = flight.end_us - now_us;
       const OpCost& cost = problem_.costs[flight.op];
       const OpForm& form = flight.gang ? cost.gang : cost.single;
       const double kernel_us = std::min(flight_us, form.time_us);
       path_us = std::max(path_us, flight_us + outlook_.tail_us[flight.op]);
-      left.stream_us += flight_us * (flight.gang ? problem_.device.streams : 1);
+      left.stream_us += flight.gang ? flight_us : flight_us / problem_.device.streams;
       left.bandwidth_us += kernel_us * form.bandwidth;
       left.compute_us += kernel_us * form.compute;
     }
-    const double stream_us = left.stream_us / problem_.device.streams;
-    state.bound_us = now_us + std::max({path_us, stream_us, left.bandwidth_us, left.compute_us});
-    state.bounds_us = 4 * now_us + path_us + stream_us + left.bandwidth_us + left.compute_us;
+    state.bound_us =
+        now_us + std::max({path_us, left.stream_us, left.bandwidth_us, left.compute_us});
+    state.bounds_us = 4 * now_us + path_us + left.stream_us + left.bandwidth_us + left.compute_us;
   }
 
   // Of the children the best become the states.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -32,9 +31,8 @@ Decoder::Decoder(const Problem& problem, const Policy& policy)
     : problem_(problem),
       policy_(policy),
       rollout_(problem),
-      rank_us_(problem.graph.num_ops, 0.0),
-      urgent_first_(problem.graph.num_ops),
-      urgency_rank_(problem.graph.num_ops),
+      demands_(demands_of(problem)),
+      urgency_(demands_),
       ready_(problem.graph.num_ops) {
   const size_t hidden = static_cast<size_t>(policy.hidden);
   const size_t num_ops = static_cast<size_t>(problem.graph.num_ops);
@@ -43,18 +41,9 @@ Decoder::Decoder(const Problem& problem, const Policy& policy)
   check_size("out", policy.out.size(), hidden);
   check_size("skip", policy.skip.size(), kNumFeatures);
   for (int op = problem.graph.num_ops - 1; op >= 0; --op) {
-    for (int succ : problem.graph.succs[op]) rank_us_[op] = std::max(rank_us_[op], rank_us_[succ]);
-    const double faster_us = call_us(problem, op, prefers_gang(problem, op));
-    rank_us_[op] += faster_us;
     total_us_ += problem.costs[op].single.time_us;
   }
   if (problem.graph.num_ops > 0) mean_us_ = positive(total_us_ / problem.graph.num_ops);
-  std::iota(urgent_first_.begin(), urgent_first_.end(), 0);
-  std::stable_sort(urgent_first_.begin(), urgent_first_.end(),
-                   [this](int a, int b) { return rank_us_[a] > rank_us_[b]; });
-  for (int rank = 0; rank < problem.graph.num_ops; ++rank) {
-    urgency_rank_[urgent_first_[rank]] = rank;
-  }
 }
 
 const Schedule& Decoder::decode(double temperature, uint64_t seed, Trajectory* record) {
@@ -113,7 +102,7 @@ bool Decoder::advance() {
   if (!rollout_.advance()) return false;
   const auto& ready = rollout_.ready();
   for (; known_ready_ < ready.size(); ++known_ready_) {
-    ready_.insert(urgency_rank_[ready[known_ready_]]);
+    ready_.insert(urgency_.rank[ready[known_ready_]]);
   }
   return true;
 }
@@ -140,12 +129,12 @@ void Decoder::look(int include) {
   candidates_.clear();
   features_.clear();
   int rank = ready_.first();
-  longest_us_ = std::max(1e-3, rank_us_[urgent_first_[rank]]);
+  longest_us_ = std::max(1e-3, demands_[urgency_.op_at[rank]].path_us);
   for (int count = 0; count < kMostOps && rank != RankedSet::kNone; ++count) {
-    add_forms(urgent_first_[rank]);
+    add_forms(urgency_.op_at[rank]);
     rank = ready_.next(rank + 1);
   }
-  if (include >= 0 && rank != RankedSet::kNone && urgency_rank_[include] >= rank) {
+  if (include >= 0 && rank != RankedSet::kNone && urgency_.rank[include] >= rank) {
     add_forms(include);
   }
   if (rollout_.anything_runs()) add({-1, 0, false, 0});
@@ -153,9 +142,7 @@ void Decoder::look(int include) {
 
 void Decoder::add_forms(int op) {
   add(rollout_.place(op));
-  if (problem_.device.streams > 1 && std::isfinite(problem_.costs[op].gang.time_us)) {
-    add(rollout_.gang(op));
-  }
+  if (is_moldable(problem_, op)) add(rollout_.gang(op));
 }
 
 void Decoder::add(const Candidate& candidate) {
@@ -170,8 +157,8 @@ void Decoder::add(const Candidate& candidate) {
     const OpForm& form = candidate.gang ? cost.gang : cost.single;
     int unlocks = 0;
     for (int succ : problem_.graph.succs[candidate.op]) unlocks += rollout_.missing(succ) == 1;
-    f[kUrgency] = static_cast<float>(rank_us_[candidate.op] / longest_us_);
-    f[kPathBound] = clipped(rank_us_[candidate.op] * streams / positive(left_us_), 4);
+    f[kUrgency] = static_cast<float>(demands_[candidate.op].path_us / longest_us_);
+    f[kPathBound] = clipped(demands_[candidate.op].path_us * streams / positive(left_us_), 4);
     f[kWaits] = clipped(candidate.waits * problem_.device.wait_us / positive(form.time_us), 2);
     f[kBandwidth] = static_cast<float>(std::max(0.0, rollout_.bandwidth() + form.bandwidth - 1));
     f[kCompute] = static_cast<float>(std::max(0.0, rollout_.compute() + form.compute - 1));
@@ -225,7 +212,7 @@ void Decoder::issue(size_t choice) {
   waited_ |= candidate.op < 0;
   if (candidate.op >= 0) {
     left_us_ -= problem_.costs[candidate.op].single.time_us;
-    ready_.erase(urgency_rank_[candidate.op]);
+    ready_.erase(urgency_.rank[candidate.op]);
     --known_ready_;
   }
   rollout_.issue(candidate);

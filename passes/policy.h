@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "passes/demand.h"
 #include "passes/ranked_set.h"
 #include "passes/rollout.h"
 
@@ -85,16 +86,15 @@ class Decoder {
   const Problem& problem_;
   const Policy& policy_;
   Rollout rollout_;
-  std::vector<double> rank_us_;  // path from the start of the op to the end of the graph
+  const std::vector<Demand> demands_;
+  const Urgency urgency_;
   double mean_us_ = 1;
   double total_us_ = 0;
   double left_us_ = 0;  // work that is not issued
   bool waited_ = false;
   // The present choice.
-  std::vector<int> urgent_first_;  // all ops, by rank_us_
-  std::vector<int> urgency_rank_;  // per op: its place there
-  RankedSet ready_;                // ready ops, by that place
-  size_t known_ready_ = 0;         // ops that are in it
+  RankedSet ready_;         // ready ops, by urgency
+  size_t known_ready_ = 0;  // ops that are in it
   std::vector<Candidate> candidates_;
   std::vector<Features> features_;
   double longest_us_ = 0;  // of the ready ops

@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <random>
 
+#include "passes/demand.h"
 #include "passes/ranked_set.h"
 #include "passes/rollout.h"
 
@@ -24,35 +24,6 @@ namespace {
 constexpr double kNever = std::numeric_limits<double>::infinity();
 // Snapshots per schedule: more are dearer to take, fewer start earlier than need be.
 constexpr int kSnapshots = 8;
-
-// What no schedule can avoid for an op, in the form that is best for each.
-struct Demand {
-  double path_us = 0;       // from its start to the end of the graph
-  double stream_us = 0;     // share of all streams
-  double bandwidth_us = 0;  // of the whole device's bandwidth
-  double compute_us = 0;
-};
-
-std::vector<Demand> demands_of(const Problem& problem) {
-  const Graph& graph = problem.graph;
-  std::vector<Demand> demands(graph.num_ops);
-  for (int op = graph.num_ops - 1; op >= 0; --op) {
-    const OpCost& cost = problem.costs[op];
-    Demand& demand = demands[op];
-    for (int succ : graph.succs[op])
-      demand.path_us = std::max(demand.path_us, demands[succ].path_us);
-    demand.path_us += call_us(problem, op, prefers_gang(problem, op));
-    demand.stream_us = call_us(problem, op, false) / problem.device.streams;
-    demand.bandwidth_us = cost.single.time_us * cost.single.bandwidth;
-    demand.compute_us = cost.single.time_us * cost.single.compute;
-    if (problem.device.streams > 1 && std::isfinite(cost.gang.time_us)) {
-      demand.stream_us = std::min(demand.stream_us, call_us(problem, op, true));
-      demand.bandwidth_us = std::min(demand.bandwidth_us, cost.gang.time_us * cost.gang.bandwidth);
-      demand.compute_us = std::min(demand.compute_us, cost.gang.time_us * cost.gang.compute);
-    }
-  }
-  return demands;
-}
 
 // A simulation before its choice number `step`.
 struct Snapshot {
@@ -78,6 +49,7 @@ class Search {
         limits_(limits),
         random_(limits.seed),
         demands_(demands_of(problem)),
+        urgency_(demands_),
         stride_(std::max(16, (problem.graph.num_ops + kSnapshots - 1) / kSnapshots)),
         rank_(problem.graph.num_ops),
         gang_(problem.graph.num_ops),
@@ -86,18 +58,10 @@ class Search {
         trial_(problem.graph.num_ops),
         ready_(problem.graph.num_ops),
         ready_paths_(problem.graph.num_ops),
-        longest_first_(problem.graph.num_ops),
-        path_rank_(problem.graph.num_ops),
         running_(problem) {
     const int num_ops = problem.graph.num_ops;
-    std::iota(longest_first_.begin(), longest_first_.end(), 0);
-    std::stable_sort(longest_first_.begin(), longest_first_.end(),
-                     [this](int a, int b) { return demands_[a].path_us > demands_[b].path_us; });
-    for (int rank = 0; rank < num_ops; ++rank) path_rank_[longest_first_[rank]] = rank;
     for (int op = 0; op < num_ops; ++op) {
-      if (std::isfinite(problem.costs[op].gang.time_us) && problem.device.streams > 1) {
-        moldable_.push_back(op);
-      }
+      if (is_moldable(problem, op)) moldable_.push_back(op);
     }
     for (int step = 0; step < num_ops; step += stride_) {
       snapshots_.emplace_back(problem);
@@ -147,11 +111,7 @@ class Search {
     Snapshot& first = snapshots_[0];
     first.rollout.reset();
     first.left = Demand{};
-    for (const Demand& demand : demands_) {
-      first.left.stream_us += demand.stream_us;
-      first.left.bandwidth_us += demand.bandwidth_us;
-      first.left.compute_us += demand.compute_us;
-    }
+    for (const Demand& demand : demands_) first.left.add(demand);
   }
 
   // Gives an op another rank, those in between move up; or another form.
@@ -225,20 +185,18 @@ class Search {
       for (; known < rollout.ready().size(); ++known) {
         const int op = rollout.ready()[known];
         ready_.insert(rank_[op]);
-        ready_paths_.insert(path_rank_[op]);
+        ready_paths_.insert(urgency_.rank[op]);
         if (step > begin) trial_.ready_step[op] = step;
       }
-      left.path_us = demands_[longest_first_[ready_paths_.first()]].path_us;
+      left.path_us = demands_[urgency_.op_at[ready_paths_.first()]].path_us;
       const double bound_us = std::max(std::max(left.path_us, left.stream_us),
                                        std::max(left.bandwidth_us, left.compute_us));
       if (rollout.now_us() + bound_us > limit_us * kRounding) return kNever;
       const int next = op_at_[ready_.first()];
       ready_.erase(rank_[next]);
-      ready_paths_.erase(path_rank_[next]);
+      ready_paths_.erase(urgency_.rank[next]);
       --known;
-      left.stream_us -= demands_[next].stream_us;
-      left.bandwidth_us -= demands_[next].bandwidth_us;
-      left.compute_us -= demands_[next].compute_us;
+      left.subtract(demands_[next]);
       trial_.issued[step] = next;
       trial_.issue_step[next] = step;
       rollout.issue(gang_[next] ? rollout.gang(next) : rollout.place(next));
@@ -267,6 +225,7 @@ class Search {
   const SearchLimits& limits_;
   std::mt19937_64 random_;
   const std::vector<Demand> demands_;
+  const Urgency urgency_;
   const int stride_;        // steps between snapshots
   std::vector<int> rank_;   // per op: 0 is issued first of what is ready
   std::vector<char> gang_;  // per op
@@ -275,8 +234,6 @@ class Search {
   Trace current_, trial_;
   RankedSet ready_;                                    // by rank
   RankedSet ready_paths_;                              // by rank among the longest paths
-  std::vector<int> longest_first_;                     // op per such rank
-  std::vector<int> path_rank_;                         // such rank per op
   std::vector<Snapshot> snapshots_, trial_snapshots_;  // every stride_ steps
   Snapshot running_;
   // The last move.
