@@ -23,15 +23,13 @@ from top_tvm.compiler.partition import (
     cut_stages,
     gpg,
     greedy,
+    learned,
     list_schedule,
     simulate,
     staged_objective,
     validate_schedule,
 )
-from top_tvm.compiler.partition import gpg as gpg_function
 from top_tvm.errors import GraphError, PartitionError
-
-gpg_module = sys.modules["top_tvm.compiler.partition.gpg"]
 
 
 def time_us(problem, schedule):
@@ -80,7 +78,7 @@ def test_graphs_with_room_get_better_schedules_than_list_scheduling():
 def test_a_seed_decides_the_schedule():
     problem = problem_with_room(random.Random(3), 120, merged=True, streams=4)
     first = gpg(problem, seed=1)
-    gpg_module._search.cache_clear()
+    learned._search.cache_clear()
     assert gpg(problem, seed=1) == first
     assert gpg(problem, seed=1) is gpg(problem, seed=1), "a schedule is kept"
     others = [gpg(problem, seed=seed) for seed in range(2, 6)]
@@ -128,7 +126,7 @@ def without_dgl(monkeypatch):
 @pytest.mark.usefixtures("without_dgl")
 def test_without_dgl_gpg_says_what_is_missing():
     with pytest.raises(PartitionError, match=r"gpg: the network needs DGL and PyTorch, .*pip inst"):
-        gpg_function(PartitionProblem((), (OpCost(1.0),), DeviceModel(2)))
+        gpg(PartitionProblem((), (OpCost(1.0),), DeviceModel(2)))
 
 
 @pytest.mark.usefixtures("without_dgl")
@@ -142,8 +140,8 @@ def test_without_dgl_auto_goes_on_and_says_so_once(caplog):
 
 
 def test_shipped_weights_are_small_and_say_how_they_were_made():
-    assert gpg_module.WEIGHTS.stat().st_size < 1_000_000
-    _, about = read_tensors(gpg_module.WEIGHTS)
+    assert learned.WEIGHTS.stat().st_size < 1_000_000
+    _, about = read_tensors(learned.WEIGHTS)
     assert about["command"].startswith("top-tvm train gpg --out")
     assert about["seed"] >= 0
     assert about["date"] >= "2026-11-24"

@@ -17,10 +17,10 @@ from top_tvm.compiler.partition import (
     PartitionProblem,
     Placement,
     Schedule,
+    gpg,
     list_schedule,
     simulate,
 )
-from top_tvm.compiler.partition.gpg import gpg
 
 _IOS_CHILD = Path(__file__).parent / "ios_child.py"
 # Of annealing: at first a step may cost about as much as an op takes on average.

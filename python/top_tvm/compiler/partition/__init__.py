@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Protocol
 
-from top_tvm.compiler.partition.gpg import gpg, why_unavailable
+from top_tvm.compiler.partition.learned import gpg, why_unavailable
 from top_tvm.compiler.partition.problem import (
     PartitionProblem,
     Placement,
