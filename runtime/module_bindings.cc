@@ -5,6 +5,7 @@ namespace top {
 void bind_runtime(nanobind::module_& module);
 void bind_partition(nanobind::module_& module);
 void bind_arena(nanobind::module_& module);
+void bind_serving(nanobind::module_& module);
 }  // namespace top
 
 NB_MODULE(_native, module) {
@@ -15,4 +16,5 @@ NB_MODULE(_native, module) {
   top::bind_runtime(module);
   top::bind_partition(module);
   top::bind_arena(module);
+  top::bind_serving(module);
 }

@@ -204,7 +204,7 @@ void SharedDevice::start(int slot, const OpForm& form) {
   stale_ |= form.bandwidth > 0 || form.compute > 0;
 }
 
-int SharedDevice::finish_next() {
+int SharedDevice::finish_next(double until_us) {
   if (stale_) update_rates();
   int next = -1;
   double elapsed_us = std::numeric_limits<double>::infinity();
@@ -216,9 +216,15 @@ int SharedDevice::finish_next() {
       next = static_cast<int>(i);
     }
   }
-  if (next < 0) return -1;
+  const bool stops = now_us_ + elapsed_us > until_us;
+  if (stops) elapsed_us = std::max(0.0, until_us - now_us_);
+  if (next < 0 && !stops) return -1;
   for (Slot& slot : slots_) {
     if (slot.busy) slot.left_us = std::max(0.0, slot.left_us - elapsed_us * slot.rate);
+  }
+  if (stops) {
+    now_us_ = std::max(now_us_, until_us);
+    return -1;
   }
   now_us_ += elapsed_us;
   slots_[next].busy = false;

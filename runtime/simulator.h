@@ -21,6 +21,7 @@
 #ifndef TOP_RUNTIME_SIMULATOR_H_
 #define TOP_RUNTIME_SIMULATOR_H_
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -78,8 +79,9 @@ class SharedDevice {
   void reset(double now_us);
   // The slot must be idle.
   void start(int slot, const OpForm& form);
-  // Lets time pass until a piece of work finishes; returns its slot, or -1 if nothing runs.
-  int finish_next();
+  // Lets time pass until a piece of work finishes, and returns its slot; or until that moment, or
+  // for none at all if nothing runs and there is no such moment, and returns -1.
+  int finish_next(double until_us = std::numeric_limits<double>::infinity());
   double now_us() const { return now_us_; }
 
  private:
