@@ -1,7 +1,10 @@
 #include "runtime/executor.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <mutex>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <utility>
@@ -35,9 +38,26 @@ void check_aligned(const void* pointer, const TensorData& tensor) {
 
 }  // namespace
 
+// What a run of a client needs: a context and an arena.
+struct Executor::PooledContext {
+  explicit PooledContext(const Executor& executor) : execution(executor) {
+    const size_t nbytes = std::max(round_up(executor.plan().arena_bytes), kAlignment);
+    arena.reset(std::aligned_alloc(kAlignment, nbytes));
+    if (!arena) throw std::bad_alloc();
+    // Touched now rather than page by page in the first run.
+    std::memset(arena.get(), 0, nbytes);
+  }
+
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<void, Free> arena;
+  ExecutionContext execution;
+};
+
 // A client without a context, on its own stack; whoever frees a context hands it over.
 struct Executor::Waiter {
-  std::unique_ptr<ExecutionContext> context;
+  std::unique_ptr<PooledContext> context;
   Latch ready;
 };
 
@@ -69,7 +89,7 @@ struct Executor::Lease {
     context = std::move(waiter.context);
     if (context != nullptr) return;
     try {
-      context = std::make_unique<ExecutionContext>(executor);
+      context = std::make_unique<PooledContext>(executor);
     } catch (...) {
       give_back();
       throw;
@@ -93,7 +113,7 @@ struct Executor::Lease {
   }
 
   Executor& executor;
-  std::unique_ptr<ExecutionContext> context;
+  std::unique_ptr<PooledContext> context;
 };
 
 Executor::Executor(PlanData plan, Constants constants, const FindKernel& find_kernel,
@@ -179,7 +199,10 @@ void Executor::run(const std::vector<const void*>& inputs, const std::vector<voi
     check_aligned(outputs[i], plan_.tensors[plan_.outputs[i]]);
   }
   Lease lease(*this);
-  lease.context->run(inputs, outputs, times);
+  ExecutionContext& execution = lease.context->execution;
+  execution.prepare({lease.context->arena.get(), inputs.data(), outputs.data()}, times);
+  WorkerPool::of_process(plan_.streams)->run(execution, plan_.streams);
+  if (execution.failed()) throw std::runtime_error(execution.failure());
 }
 
 }  // namespace top

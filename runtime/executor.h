@@ -18,7 +18,7 @@ namespace top {
 
 class ExecutionContext;
 
-// When a call ran, in nanoseconds since the run was submitted.
+// When a call ran, in nanoseconds since the run was prepared.
 struct CallTime {
   int64_t start_ns;
   int64_t end_ns;
@@ -51,6 +51,7 @@ class Executor {
  private:
   friend class ExecutionContext;
   struct Lease;
+  struct PooledContext;
   struct Waiter;
 
   void resolve_outputs();
@@ -65,7 +66,7 @@ class Executor {
   std::vector<bool> copied_outputs_;           // per graph output: not written in place
 
   // Free contexts and clients waiting for one, in order of arrival; guarded by fork_guard().
-  std::vector<std::unique_ptr<ExecutionContext>> free_;
+  std::vector<std::unique_ptr<PooledContext>> free_;
   std::deque<Waiter*> waiting_;
   int created_ = 0;
   uint64_t generation_;

@@ -1,6 +1,7 @@
 #include "runtime/stream_program.h"
 
 #include <algorithm>
+#include <set>
 
 namespace top {
 
@@ -10,7 +11,7 @@ std::vector<StreamProgram> make_stream_programs(const PlanData& plan) {
 
   // Waits that are really needed, and who has to announce.
   std::vector<std::vector<int>> waits(num_calls);
-  std::vector<bool> announces(num_calls, false);
+  std::vector<std::set<int>> waiters(num_calls);  // streams
   int last_gang = -1;
   for (int call = 0; call < num_calls; ++call) {
     if (is_gang(call)) {
@@ -20,7 +21,7 @@ std::vector<StreamProgram> make_stream_programs(const PlanData& plan) {
     for (int other : plan.calls[call].waits) {
       if (other <= last_gang || plan.calls[other].stream == plan.calls[call].stream) continue;
       waits[call].push_back(other);
-      announces[other] = true;
+      waiters[other].insert(plan.calls[call].stream);
     }
   }
 
@@ -32,7 +33,7 @@ std::vector<StreamProgram> make_stream_programs(const PlanData& plan) {
     if (is_gang(call)) {
       for (int member = 0; member < plan.streams; ++member) {
         const StepRole role = member == stream ? StepRole::kLeader : StepRole::kMember;
-        programs[member].push_back({call, role, false, {}});
+        programs[member].push_back({call, role, true, {}, {}});
       }
       continue;
     }
@@ -41,11 +42,12 @@ std::vector<StreamProgram> make_stream_programs(const PlanData& plan) {
       uint32_t& count = needed[plan.calls[other].stream];
       count = std::max(count, count_after[other]);
     }
-    StreamStep step{call, StepRole::kAlone, announces[call], {}};
+    StreamStep step{call, StepRole::kAlone, call < last_gang, {}, {}};
     for (int other = 0; other < plan.streams; ++other) {
       if (needed[other] != 0) step.waits.push_back({other, needed[other]});
     }
-    count_after[call] = announced[stream] += announces[call] ? 1 : 0;
+    step.waiters.assign(waiters[call].begin(), waiters[call].end());
+    count_after[call] = announced[stream] += step.waiters.empty() ? 0 : 1;
     programs[stream].push_back(std::move(step));
   }
   return programs;

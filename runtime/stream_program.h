@@ -18,9 +18,10 @@ enum class StepRole { kAlone, kLeader, kMember };
 
 struct StreamStep {
   int call;
-  StepRole role;   // leader and members: of a gang call, which is a step of every stream
-  bool announces;  // somebody waits for this step
+  StepRole role;     // leader and members: of a gang call, which is a step of every stream
+  bool before_gang;  // this step or a later one of the stream is a gang step
   std::vector<StreamWait> waits;
+  std::vector<int> waiters;  // streams that wait for this step; it is announced if there are any
 };
 
 using StreamProgram = std::vector<StreamStep>;

@@ -66,6 +66,30 @@ class alignas(64) Counter {
   std::atomic<uint32_t> sleepers_{0};
 };
 
+// How a thread that waits for many things at once sleeps until one of them may have happened. Its
+// owner prepares, looks once more at everything it waits for, then sleeps or cancels. Others change
+// what the owner waits for, then wake it. All that is sequentially consistent, the look and the
+// change included: either the owner sees the change, or whoever made it sees that it must wake the
+// owner, who is never left asleep. To wake a thread that is awake costs one read.
+class Sleeper {
+ public:
+  // Owner only.
+  void prepare() noexcept { state_.exchange(kAsleep, std::memory_order_seq_cst); }
+  void cancel() noexcept { state_.store(kAwake, std::memory_order_relaxed); }
+  void sleep() noexcept {
+    while (state_.load(std::memory_order_acquire) == kAsleep) park_while_equal(state_, kAsleep);
+  }
+  // Any thread.
+  void wake() noexcept {
+    if (state_.load(std::memory_order_seq_cst) == kAwake) return;
+    if (state_.exchange(kAwake, std::memory_order_acq_rel) == kAsleep) wake_all(&state_);
+  }
+
+ private:
+  enum : uint32_t { kAwake, kAsleep };
+  std::atomic<uint32_t> state_{kAwake};
+};
+
 // Set once, waited for by one thread, which may destroy the latch as soon as wait() returns: set()
 // touches the memory exactly once.
 class Latch {

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "runtime/team.h"
 
@@ -81,7 +83,8 @@ void WorkerPool::shut_down() {
     std::lock_guard<std::mutex> lock(process_state().mutex);
     pool = std::move(process_state().pool);
   }
-  // A client that is inside run() still holds the pool: then the last of them joins the workers.
+  // Who is inside run(), or has jobs started, still holds the pool: then the last of them joins the
+  // workers.
 }
 
 int WorkerPool::size() {
@@ -94,8 +97,8 @@ void WorkerPool::grow(int workers) {
   const int num_cores = static_cast<int>(cores.size());
   std::lock_guard<std::mutex> lock(mutex_);
   spin_budget.store(workers <= num_cores ? kSpinPolls : 0, std::memory_order_relaxed);
-  // Between runs workers poll on all cores but one, which is left to the client: so the next run of
-  // a client that calls again at once finds them awake.
+  // Idle workers poll on all cores but one, which is left to the client: so the next run of a
+  // client that calls again at once finds them awake.
   const int first_polling = workers < num_cores ? 0 : workers == num_cores ? 1 : INT_MAX;
   first_polling_.store(first_polling, std::memory_order_relaxed);
   while (static_cast<int>(workers_.size()) < workers) {
@@ -112,58 +115,180 @@ void WorkerPool::grow(int workers) {
 }
 
 void WorkerPool::work(Worker& worker, int index) {
-  for (uint32_t taken = 0;; ++taken) {
-    const bool polls = index >= first_polling_.load(std::memory_order_relaxed);
-    worker.submitted.wait_for(taken + 1, polls ? kSpinPolls : 0);
-    std::pair<Run*, int> next;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (worker.queue.empty()) return;  // woken without work: the pool is stopping
-      next = worker.queue.front();
-      worker.queue.pop_front();
-      worker.busy = true;
+  std::vector<Program> active;
+  for (int polls = 0;;) {
+    if (execute_oldest(worker, active) || take_entered(worker, active)) {
+      polls = 0;
+      continue;
     }
-    Run& run = *next.first;
-    run.job.run_stream(next.second);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      worker.busy = false;
+    int budget = spin_budget.load(std::memory_order_relaxed);
+    if (active.empty()) {
+      if (stopping_.load() && unfinished_jobs_.load() == 0) return;
+      budget = index >= first_polling_.load(std::memory_order_relaxed) ? kSpinPolls : 0;
     }
-    // The client goes on, and the run is gone, as soon as the latch is set.
-    if (run.unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) run.finished.set();
+    if (polls < budget) {
+      ++polls;
+      cpu_relax();
+      continue;
+    }
+    worker.sleeper.prepare();
+    const bool stops = active.empty() && stopping_.load() && unfinished_jobs_.load() == 0;
+    if (stops || execute_oldest(worker, active) || take_entered(worker, active)) {
+      worker.sleeper.cancel();
+    } else {
+      worker.job.store(nullptr, std::memory_order_relaxed);
+      worker.sleeper.sleep();
+    }
+    polls = 0;
   }
 }
 
-void WorkerPool::submit(Run& run, int streams) {
+bool WorkerPool::take_entered(Worker& worker, std::vector<Program>& active) {
+  if (!worker.has_entered.load(std::memory_order_seq_cst)) return false;
   std::lock_guard<std::mutex> lock(mutex_);
-  // The least loaded workers, the first ones among equals, so that stream 0 stays on one core.
-  std::vector<Worker*> chosen;
-  for (auto& worker : workers_) chosen.push_back(worker.get());
-  if (static_cast<int>(chosen.size()) > streams) {
-    std::stable_sort(chosen.begin(), chosen.end(), [](const Worker* a, const Worker* b) {
-      return a->queue.size() + a->busy < b->queue.size() + b->busy;
-    });
-    chosen.resize(streams);
+  worker.has_entered.store(false, std::memory_order_relaxed);
+  active.insert(active.end(), worker.entered.begin(), worker.entered.end());
+  worker.entered.clear();
+  return true;
+}
+
+bool WorkerPool::execute_oldest(Worker& worker, std::vector<Program>& active) noexcept {
+  bool may_enter_gang = true;
+  for (size_t i = 0; i < active.size(); ++i) {
+    const auto [job, stream] = active[i];
+    worker.job.store(job, std::memory_order_relaxed);
+    worker.stream.store(stream, std::memory_order_relaxed);
+    const uint64_t attempts = worker.attempts.load(std::memory_order_relaxed) + 1;
+    worker.attempts.store(attempts, std::memory_order_relaxed);
+    switch (job->advance(stream, may_enter_gang)) {
+      case Progress::kStepped:
+        return true;
+      case Progress::kDone:
+        active.erase(active.begin() + static_cast<std::ptrdiff_t>(i));
+        worker.load.fetch_sub(1, std::memory_order_relaxed);
+        finish_stream(*job);
+        return true;
+      case Progress::kBlockedBeforeGang:
+        may_enter_gang = false;
+        break;
+      case Progress::kBlocked:
+        break;
+    }
   }
-  for (int stream = 0; stream < streams; ++stream) {
-    chosen[stream]->queue.emplace_back(&run, stream);
-    chosen[stream]->submitted.add();
+  return false;
+}
+
+void WorkerPool::finish_stream(StreamJob& job) noexcept {
+  if (job.unfinished_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  Latch* waiting_client = job.waiting_client_;
+  job.finished();
+  // From here on the job may be gone, and once the latch is set the pool's last client, too.
+  if (unfinished_jobs_.fetch_sub(1) == 1 && stopping_.load()) {
+    for (auto& worker : workers_) worker->sleeper.wake();
   }
+  if (waiting_client != nullptr) waiting_client->set();
+}
+
+void WorkerPool::check(const Launch& launch) const {
+  std::vector<bool> taken(workers_.size(), false);
+  bool any = false;
+  for (int worker : *launch.workers) {
+    if (worker == kNoWorker) continue;
+    if (worker < 0 || worker >= static_cast<int>(taken.size())) {
+      throw std::invalid_argument("There is no worker " + std::to_string(worker) +
+                                  " in a pool of " + std::to_string(taken.size()) + ".");
+    }
+    if (taken[worker]) {
+      throw std::invalid_argument("Worker " + std::to_string(worker) +
+                                  " cannot serve two streams of one job.");
+    }
+    any = taken[worker] = true;
+  }
+  if (!any) throw std::invalid_argument("A job needs at least one worker.");
+}
+
+void WorkerPool::enter(const Launch& launch, Latch* waiting_client,
+                       std::vector<Sleeper*>& to_wake) {
+  StreamJob& job = *launch.job;
+  job.waiting_client_ = waiting_client;
+  job.sleepers_.clear();
+  int entered = 0;
+  for (int index : *launch.workers) {
+    if (index == kNoWorker) {
+      job.sleepers_.push_back(nullptr);
+      continue;
+    }
+    Worker& worker = *workers_[index];
+    job.sleepers_.push_back(&worker.sleeper);
+    to_wake.push_back(&worker.sleeper);
+    ++entered;
+  }
+  job.unfinished_.store(entered, std::memory_order_relaxed);
+  unfinished_jobs_.fetch_add(1);
+  for (size_t stream = 0; stream < launch.workers->size(); ++stream) {
+    const int index = (*launch.workers)[stream];
+    if (index == kNoWorker) continue;
+    Worker& worker = *workers_[index];
+    worker.entered.push_back({&job, static_cast<int>(stream)});
+    worker.load.fetch_add(1, std::memory_order_relaxed);
+    worker.has_entered.store(true, std::memory_order_seq_cst);
+  }
+}
+
+void WorkerPool::start(const std::vector<Launch>& launches) {
+  std::vector<Sleeper*> to_wake;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const Launch& launch : launches) check(launch);
+    for (const Launch& launch : launches) enter(launch, nullptr, to_wake);
+  }
+  for (Sleeper* sleeper : to_wake) sleeper->wake();
 }
 
 void WorkerPool::run(StreamJob& job, int streams) {
-  if (streams < 1 || streams > size()) {
-    throw std::invalid_argument("A run on " + std::to_string(streams) +
-                                " streams does not fit a pool of " + std::to_string(size()) +
-                                " workers.");
+  Latch finished;
+  std::vector<Sleeper*> to_wake;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (streams < 1 || streams > static_cast<int>(workers_.size())) {
+      throw std::invalid_argument("A run on " + std::to_string(streams) +
+                                  " streams does not fit a pool of " +
+                                  std::to_string(workers_.size()) + " workers.");
+    }
+    const std::vector<int> workers = least_loaded(streams);
+    enter({&job, &workers}, &finished, to_wake);
   }
-  Run run{job, {streams}, {}};
-  submit(run, streams);
-  run.finished.wait();
+  for (Sleeper* sleeper : to_wake) sleeper->wake();
+  finished.wait();
+}
+
+// The first ones among equals, so that stream 0 stays on one core.
+std::vector<int> WorkerPool::least_loaded(int count) const {
+  std::vector<std::pair<int, int>> workers;  // load and index
+  for (const auto& worker : workers_) {
+    workers.emplace_back(worker->load.load(std::memory_order_relaxed),
+                         static_cast<int>(workers.size()));
+  }
+  if (static_cast<int>(workers.size()) > count) std::sort(workers.begin(), workers.end());
+  std::vector<int> chosen;
+  for (int stream = 0; stream < count; ++stream) chosen.push_back(workers[stream].second);
+  return chosen;
+}
+
+std::vector<Activity> WorkerPool::activity() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Activity> workers;
+  for (const auto& worker : workers_) {
+    workers.push_back({worker->job.load(std::memory_order_relaxed),
+                       worker->stream.load(std::memory_order_relaxed),
+                       worker->attempts.load(std::memory_order_relaxed)});
+  }
+  return workers;
 }
 
 WorkerPool::~WorkerPool() {
-  for (auto& worker : workers_) worker->submitted.add();
+  stopping_.store(true);
+  for (auto& worker : workers_) worker->sleeper.wake();
   for (auto& worker : workers_) worker->thread.join();
 }
 

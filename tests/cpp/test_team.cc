@@ -29,21 +29,22 @@ void exchange(void* argument, int index, int threads) {
 }
 
 struct GangJob final : top::StreamJob {
-  explicit GangJob(int streams) : streams(streams), team(streams) {}
+  explicit GangJob(int streams) : streams(streams), team(streams), rounds(streams) {}
 
-  void run_stream(int stream) noexcept override {
+  top::Progress advance(int stream, bool may_enter_gang) noexcept override {
+    CHECK(may_enter_gang);
     CHECK(top::available_threads() == 1);
-    for (int round = 0; round < kRounds; ++round) {
-      // Every stream leads in turn.
-      if (stream == round % streams) {
-        team.open();
-        lead(round);
-        team.close();
-      } else {
-        team.serve(stream, round % streams);
-      }
+    const int round = rounds[stream]++;
+    // Every stream leads in turn.
+    if (stream == round % streams) {
+      team.open();
+      lead(round);
+      team.close();
+    } else {
+      team.serve(stream, round % streams);
     }
     CHECK(top::available_threads() == 1);
+    return round + 1 < kRounds ? top::Progress::kStepped : top::Progress::kDone;
   }
 
   void lead(int round) {
@@ -66,6 +67,7 @@ struct GangJob final : top::StreamJob {
 
   int streams;
   top::Team team;
+  std::vector<int> rounds;  // per stream
   int regions = 0;
 };
 
@@ -79,8 +81,11 @@ void gangs(int streams) {
 
 void nested_regions_have_one_thread() {
   struct Job final : top::StreamJob {
-    void run_stream(int stream) noexcept override {
-      if (stream == 1) return team.serve(stream, 0);
+    top::Progress advance(int stream, bool) noexcept override {
+      if (stream == 1) {
+        team.serve(stream, 0);
+        return top::Progress::kDone;
+      }
       team.open();
       const auto body = [](void* total, int, int) {
         const int threads = top::begin_region([](void*, int, int) {}, nullptr, 0);
@@ -91,6 +96,7 @@ void nested_regions_have_one_thread() {
       body(&total, 0, threads);
       top::end_region(threads);
       team.close();
+      return top::Progress::kDone;
     }
     top::Team team{2};
     std::atomic<int> total{0};
