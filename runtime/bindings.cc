@@ -1,11 +1,6 @@
 // Python binding of the executor. Logic that explains errors to users is in Python
 // (top_tvm/runtime/executable.py); what memory safety needs is checked here again.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/map.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
+#include "runtime/bindings.h"
 
 #include <algorithm>
 #include <chrono>
@@ -16,32 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "runtime/client_gate.h"
-#include "runtime/executor.h"
-#include "runtime/kernel_library.h"
 #include "runtime/library_module.h"
 #include "runtime/worker_pool.h"
 #include "runtime/workspace.h"
 
-namespace nb = nanobind;
-
 namespace top {
-namespace {
-
-using InputArray = nb::ndarray<nb::ro, nb::device::cpu>;
-using OutputArray = nb::ndarray<nb::numpy>;
-
-// --- Arrays ---
-
-OutputArray aligned_empty(const std::vector<int64_t>& shape, DLDataType dtype) {
-  const size_t nbytes = tensor_nbytes("array", dtype, shape, {});
-  void* data = std::aligned_alloc(kAlignment, std::max(round_up(nbytes), kAlignment));
-  if (data == nullptr) throw std::bad_alloc();
-  nb::capsule owner(data, [](void* memory) noexcept { std::free(memory); });
-  const std::vector<size_t> dimensions(shape.begin(), shape.end());
-  const nb::dlpack::dtype type = {dtype.code, dtype.bits, dtype.lanes};
-  return OutputArray(data, dimensions.size(), dimensions.data(), owner, nullptr, type);
-}
 
 bool is_contiguous(const InputArray& array) {
   if (array.size() == 0) return true;  // whatever its strides
@@ -51,6 +25,18 @@ bool is_contiguous(const InputArray& array) {
     expected *= static_cast<int64_t>(array.shape(axis));
   }
   return true;
+}
+
+namespace {
+
+OutputArray aligned_empty(const std::vector<int64_t>& shape, DLDataType dtype) {
+  const size_t nbytes = tensor_nbytes("array", dtype, shape, {});
+  void* data = std::aligned_alloc(kAlignment, std::max(round_up(nbytes), kAlignment));
+  if (data == nullptr) throw std::bad_alloc();
+  nb::capsule owner(data, [](void* memory) noexcept { std::free(memory); });
+  const std::vector<size_t> dimensions(shape.begin(), shape.end());
+  const nb::dlpack::dtype type = {dtype.code, dtype.bits, dtype.lanes};
+  return OutputArray(data, dimensions.size(), dimensions.data(), owner, nullptr, type);
 }
 
 bool is_aligned(const InputArray& array) {
@@ -113,141 +99,107 @@ PlanData read_plan(nb::handle plan) {
   return data;
 }
 
-// Releases the interpreter's lock while native code runs, unless the interpreter is about to end.
-class Unlocked {
- public:
-  Unlocked() { inside_.emplace(); }
-  ~Unlocked() {
-    // Back in the interpreter first: it does not end before the gate has seen this thread leave.
-    released_.reset();
-    inside_.reset();
+void check_repeats(int warmup, int repeats) {
+  if (warmup < 0 || repeats < 1) {
+    throw std::invalid_argument("warmup must not be negative, repeats must be at least 1.");
   }
-
- private:
-  std::optional<nb::gil_scoped_release> released_{std::in_place};
-  std::optional<ClientInside> inside_;
-};
-
-// --- The executor and what it needs to stay alive ---
-
-// Called with the interpreter's lock, which is released while a plan executes.
-class BoundExecutor {
- public:
-  BoundExecutor(nb::object plan, std::map<std::string, InputArray> constants, nb::object library,
-                const std::optional<std::string>& library_kernels)
-      : constants_(std::move(constants)), library_(std::move(library)) {
-    PlanData data = read_plan(plan);
-    Constants memory;
-    for (const auto& [key, array] : constants_) {
-      if (!is_contiguous(array)) {
-        throw std::invalid_argument("Constant '" + key + "' is not contiguous.");
-      }
-      memory[key] = {array.data(), array.nbytes()};
-    }
-    const KernelLibrary* kernels =
-        library_.is_none() ? nullptr : nb::cast<const KernelLibrary*>(library_);
-    const auto find_kernel = [kernels](const std::string& symbol) {
-      if (kernels == nullptr) {
-        throw std::runtime_error("Kernel '" + symbol + "' needs a kernel library.");
-      }
-      return kernels->find(symbol);
-    };
-    const Unlocked unlocked;  // packing weights takes a while
-    const TopLibraryKernels* table =
-        library_kernels ? &load_library_kernels(*library_kernels) : nullptr;
-    executor_ = std::make_unique<Executor>(std::move(data), std::move(memory), find_kernel, table);
-  }
-
-  std::vector<OutputArray> run(const std::vector<InputArray>& inputs) {
-    Bound bound = bind(inputs);
-    {
-      const Unlocked unlocked;
-      executor_->run(bound.inputs, bound.outputs);
-    }
-    return std::move(bound.arrays);
-  }
-
-  // Microseconds of each run, from submission to completion.
-  OutputArray time(const std::vector<InputArray>& inputs, int warmup, int repeats) {
-    check_repeats(warmup, repeats);
-    const Bound bound = bind(inputs);
-    OutputArray result = aligned_empty({repeats}, {kDLFloat, 64, 1});
-    auto* times_us = static_cast<double*>(result.data());
-    const Unlocked unlocked;
-    for (int i = 0; i < warmup; ++i) executor_->run(bound.inputs, bound.outputs);
-    for (int i = 0; i < repeats; ++i) {
-      const auto start = std::chrono::steady_clock::now();
-      executor_->run(bound.inputs, bound.outputs);
-      const std::chrono::duration<double, std::micro> elapsed =
-          std::chrono::steady_clock::now() - start;
-      times_us[i] = elapsed.count();
-    }
-    return result;
-  }
-
-  // Microseconds since submission, (repeats, calls, 2): start and end of every call.
-  OutputArray timeline(const std::vector<InputArray>& inputs, int warmup, int repeats) {
-    check_repeats(warmup, repeats);
-    const Bound bound = bind(inputs);
-    const size_t num_calls = executor_->plan().calls.size();
-    OutputArray result =
-        aligned_empty({repeats, static_cast<int64_t>(num_calls), 2}, {kDLFloat, 64, 1});
-    auto* times_us = static_cast<double*>(result.data());
-    const Unlocked unlocked;
-    std::vector<CallTime> times(num_calls);
-    for (int i = 0; i < warmup; ++i) executor_->run(bound.inputs, bound.outputs);
-    for (int i = 0; i < repeats; ++i) {
-      executor_->run(bound.inputs, bound.outputs, times.data());
-      for (const CallTime& call : times) {
-        *times_us++ = static_cast<double>(call.start_ns) * 1e-3;
-        *times_us++ = static_cast<double>(call.end_ns) * 1e-3;
-      }
-    }
-    return result;
-  }
-
- private:
-  struct Bound {
-    std::vector<const void*> inputs;
-    std::vector<void*> outputs;
-    std::vector<OutputArray> arrays;
-  };
-
-  static void check_repeats(int warmup, int repeats) {
-    if (warmup < 0 || repeats < 1) {
-      throw std::invalid_argument("warmup must not be negative, repeats must be at least 1.");
-    }
-  }
-
-  Bound bind(const std::vector<InputArray>& inputs) const {
-    const PlanData& plan = executor_->plan();
-    if (inputs.size() != plan.inputs.size()) {
-      throw std::invalid_argument("The plan has " + std::to_string(plan.inputs.size()) +
-                                  " inputs, given " + std::to_string(inputs.size()) + ".");
-    }
-    Bound bound;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      const TensorData& tensor = plan.tensors[plan.inputs[i]];
-      if (!is_contiguous(inputs[i]) || inputs[i].nbytes() != tensor.nbytes) {
-        throw std::invalid_argument("Input '" + tensor.storage + "' must be contiguous with " +
-                                    std::to_string(tensor.nbytes) + " bytes.");
-      }
-      bound.inputs.push_back(inputs[i].data());
-    }
-    for (int output : plan.outputs) {
-      bound.arrays.push_back(aligned_empty(plan.tensors[output].shape, plan.tensors[output].dtype));
-      bound.outputs.push_back(bound.arrays.back().data());
-    }
-    return bound;
-  }
-
-  // Kept alive for the executor, which goes first.
-  std::map<std::string, InputArray> constants_;
-  nb::object library_;
-  std::unique_ptr<Executor> executor_;
-};
+}
 
 }  // namespace
+
+BoundExecutor::BoundExecutor(nb::object plan, std::map<std::string, InputArray> constants,
+                             nb::object library, const std::optional<std::string>& library_kernels)
+    : constants_(std::move(constants)), library_(std::move(library)) {
+  PlanData data = read_plan(plan);
+  Constants memory;
+  for (const auto& [key, array] : constants_) {
+    if (!is_contiguous(array)) {
+      throw std::invalid_argument("Constant '" + key + "' is not contiguous.");
+    }
+    memory[key] = {array.data(), array.nbytes()};
+  }
+  const KernelLibrary* kernels =
+      library_.is_none() ? nullptr : nb::cast<const KernelLibrary*>(library_);
+  const auto find_kernel = [kernels](const std::string& symbol) {
+    if (kernels == nullptr) {
+      throw std::runtime_error("Kernel '" + symbol + "' needs a kernel library.");
+    }
+    return kernels->find(symbol);
+  };
+  const Unlocked unlocked;  // packing weights takes a while
+  const TopLibraryKernels* table =
+      library_kernels ? &load_library_kernels(*library_kernels) : nullptr;
+  executor_ = std::make_shared<Executor>(std::move(data), std::move(memory), find_kernel, table);
+}
+
+std::vector<OutputArray> BoundExecutor::run(const std::vector<InputArray>& inputs) {
+  Bound bound = bind(inputs);
+  {
+    const Unlocked unlocked;
+    executor_->run(bound.inputs, bound.outputs);
+  }
+  return std::move(bound.arrays);
+}
+
+OutputArray BoundExecutor::time(const std::vector<InputArray>& inputs, int warmup, int repeats) {
+  check_repeats(warmup, repeats);
+  const Bound bound = bind(inputs);
+  OutputArray result = aligned_empty({repeats}, {kDLFloat, 64, 1});
+  auto* times_us = static_cast<double*>(result.data());
+  const Unlocked unlocked;
+  for (int i = 0; i < warmup; ++i) executor_->run(bound.inputs, bound.outputs);
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    executor_->run(bound.inputs, bound.outputs);
+    const std::chrono::duration<double, std::micro> elapsed =
+        std::chrono::steady_clock::now() - start;
+    times_us[i] = elapsed.count();
+  }
+  return result;
+}
+
+OutputArray BoundExecutor::timeline(const std::vector<InputArray>& inputs, int warmup,
+                                    int repeats) {
+  check_repeats(warmup, repeats);
+  const Bound bound = bind(inputs);
+  const size_t num_calls = executor_->plan().calls.size();
+  OutputArray result =
+      aligned_empty({repeats, static_cast<int64_t>(num_calls), 2}, {kDLFloat, 64, 1});
+  auto* times_us = static_cast<double*>(result.data());
+  const Unlocked unlocked;
+  std::vector<CallTime> times(num_calls);
+  for (int i = 0; i < warmup; ++i) executor_->run(bound.inputs, bound.outputs);
+  for (int i = 0; i < repeats; ++i) {
+    executor_->run(bound.inputs, bound.outputs, times.data());
+    for (const CallTime& call : times) {
+      *times_us++ = static_cast<double>(call.start_ns) * 1e-3;
+      *times_us++ = static_cast<double>(call.end_ns) * 1e-3;
+    }
+  }
+  return result;
+}
+
+BoundExecutor::Bound BoundExecutor::bind(const std::vector<InputArray>& inputs) const {
+  const PlanData& plan = executor_->plan();
+  if (inputs.size() != plan.inputs.size()) {
+    throw std::invalid_argument("The plan has " + std::to_string(plan.inputs.size()) +
+                                " inputs, given " + std::to_string(inputs.size()) + ".");
+  }
+  Bound bound;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const TensorData& tensor = plan.tensors[plan.inputs[i]];
+    if (!is_contiguous(inputs[i]) || inputs[i].nbytes() != tensor.nbytes) {
+      throw std::invalid_argument("Input '" + tensor.storage + "' must be contiguous with " +
+                                  std::to_string(tensor.nbytes) + " bytes.");
+    }
+    bound.inputs.push_back(inputs[i].data());
+  }
+  for (int output : plan.outputs) {
+    bound.arrays.push_back(aligned_empty(plan.tensors[output].shape, plan.tensors[output].dtype));
+    bound.outputs.push_back(bound.arrays.back().data());
+  }
+  return bound;
+}
 
 void bind_runtime(nb::module_& module) {
   module.def(

@@ -1,21 +1,20 @@
 // Python face of the asynchronous runtime.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "runtime/bindings.h"
+#include "runtime/serving/live_runtime.h"
 #include "runtime/serving/virtual_runtime.h"
-
-namespace nb = nanobind;
 
 namespace top {
 namespace {
@@ -126,10 +125,218 @@ nb::dict statistics_to_dict(const ModelStatistics& statistics) {
   return fields;
 }
 
+std::chrono::nanoseconds seconds(double seconds) {
+  return std::chrono::nanoseconds(static_cast<int64_t>(1e9 * std::min(seconds, 1e8)));
+}
+
+// Name, dtype and shape of an input or output of one task.
+using TensorTuple = std::tuple<std::string, std::string, std::vector<int64_t>>;
+
+// The runtime with what it needs to stay alive. Called with the interpreter's lock, which is
+// released wherever something is copied or waited for.
+class BoundRuntime {
+ public:
+  BoundRuntime(const SetFields& variants, const nb::list& executors,
+               const std::vector<std::vector<TensorTuple>>& inputs,
+               const std::vector<std::vector<TensorTuple>>& outputs, int streams, size_t queue_size)
+      : executors_(executors) {
+    std::vector<ServedModel> models;
+    for (size_t m = 0; m < inputs.size(); ++m) {
+      ServedModel& model = models.emplace_back();
+      for (nb::handle executor : nb::cast<nb::list>(executors[m])) {
+        model.plans.push_back(nb::cast<const BoundExecutor&>(executor).executor());
+      }
+      for (const auto& [name, dtype, shape] : inputs[m]) {
+        model.inputs.push_back({name, tensor_nbytes(name, parse_dtype(dtype), shape, {})});
+      }
+      std::vector<Output>& of_model = outputs_.emplace_back();
+      for (const auto& [name, dtype, shape] : outputs[m]) {
+        const DLDataType type = parse_dtype(dtype);
+        model.outputs.push_back({name, tensor_nbytes(name, type, shape, {})});
+        of_model.push_back({{type.code, type.bits, type.lanes}, {shape.begin(), shape.end()}});
+      }
+    }
+    const Unlocked unlocked;
+    runtime_ = std::make_unique<LiveRuntime>(to_variants(variants), std::move(models), streams,
+                                             queue_size);
+    std::lock_guard<std::mutex> lock(fork_guard());
+    generation_ = fork_generation();
+  }
+
+  // What is in flight uses the runtime and the executors: if it does not end, neither do they.
+  ~BoundRuntime() {
+    bool idle = false;
+    if (!forked()) {
+      const Unlocked unlocked;
+      runtime_->close(true);
+      idle = runtime_->in_flight() == 0;
+    }
+    if (idle) return;
+    runtime_.release();
+    executors_.release();
+  }
+  BoundRuntime(const BoundRuntime&) = delete;
+  BoundRuntime& operator=(const BoundRuntime&) = delete;
+
+  // State, slot and generation. The client's reference is kept if the task is queued.
+  std::tuple<int, uint32_t, uint32_t> submit(int model, const std::vector<InputArray>& inputs,
+                                             int priority, double deadline_us, nb::object client) {
+    if (model < 0 || model >= static_cast<int>(outputs_.size()) || priority < 0 ||
+        priority >= kPriorities || !(deadline_us > 0)) {
+      throw std::invalid_argument("The task has no valid model, priority or deadline.");
+    }
+    const std::vector<BoundaryTensor>& expected = runtime_->model(model).inputs;
+    if (inputs.size() != expected.size()) {
+      throw std::invalid_argument("The model has another number of inputs.");
+    }
+    std::vector<const void*> pointers;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (!is_contiguous(inputs[i]) || inputs[i].nbytes() != expected[i].nbytes) {
+        throw std::invalid_argument("Input '" + expected[i].name + "' must be contiguous with " +
+                                    std::to_string(expected[i].nbytes) + " bytes.");
+      }
+      pointers.push_back(inputs[i].data());
+    }
+    Ticket ticket{0, 0};
+    TaskState state;
+    {
+      const Unlocked unlocked;
+      const Nanoseconds deadline_ns =
+          std::isinf(deadline_us)
+              ? kNever
+              : LiveRuntime::now() + static_cast<Nanoseconds>(1e3 * std::min(deadline_us, 1e15));
+      state = runtime_->submit(model, pointers, priority, deadline_ns, client.ptr(), &ticket);
+    }
+    if (state == TaskState::kQueued) client.release();
+    return {static_cast<int>(state), ticket.slot, ticket.generation};
+  }
+
+  bool cancel(uint32_t slot, uint32_t generation) {
+    const Unlocked unlocked;
+    return runtime_->cancel({slot, generation});
+  }
+
+  // Client, state, failure, outputs, and nanoseconds of submission, launch and end of tasks.
+  nb::list wait_finished(double timeout_s) {
+    std::vector<LiveTask*> tasks;
+    {
+      const Unlocked unlocked;
+      runtime_->wait_finished(&tasks, seconds(timeout_s));
+    }
+    nb::list results;
+    for (LiveTask* task : tasks) {
+      nb::list outputs;
+      for (size_t i = 0; i < task->outputs.size(); ++i) {
+        const Output& output = outputs_[task->model][i];
+        auto* kept = new BlockReference(task->output_memory);
+        nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<BlockReference*>(p); });
+        outputs.append(OutputArray(const_cast<char*>(task->outputs[i]), output.shape.size(),
+                                   output.shape.data(), owner, nullptr, output.dtype));
+      }
+      nb::object client = nb::steal(static_cast<PyObject*>(task->client));
+      results.append(nb::make_tuple(std::move(client), static_cast<int>(task->state), task->failure,
+                                    std::move(outputs), task->submitted_ns, task->launched_ns,
+                                    task->finished_ns));
+    }
+    if (!tasks.empty()) {
+      const Unlocked unlocked;
+      runtime_->recycle(tasks);
+    }
+    return results;
+  }
+
+  bool wait_idle(double timeout_s) {
+    const Unlocked unlocked;
+    return runtime_->wait_idle(seconds(timeout_s));
+  }
+
+  void close(bool cancel_queued) {
+    const Unlocked unlocked;
+    runtime_->close(cancel_queued);
+  }
+
+  void apply(int variant, const std::vector<double>& frequency) {
+    const Unlocked unlocked;
+    runtime_->apply({variant, frequency});
+  }
+
+  nb::dict snapshot() {
+    Snapshot snapshot;
+    {
+      const Unlocked unlocked;
+      snapshot = runtime_->snapshot();
+    }
+    return snapshot_to_dict(snapshot);
+  }
+
+  nb::list statistics() {
+    nb::list list;
+    for (const ModelStatistics& statistics : runtime_->statistics()) {
+      list.append(statistics_to_dict(statistics));
+    }
+    return list;
+  }
+
+  // Worker, model, op and seconds.
+  nb::list stuck_workers(double longer_than_s) {
+    nb::list list;
+    for (const StuckWorker& stuck : runtime_->stuck_workers(longer_than_s)) {
+      list.append(nb::make_tuple(stuck.worker, stuck.model, stuck.op, stuck.since_s));
+    }
+    return list;
+  }
+
+  nb::list abandon() {
+    nb::list clients;
+    for (void* client : runtime_->abandon()) {
+      clients.append(nb::steal(static_cast<PyObject*>(client)));
+    }
+    return clients;
+  }
+
+  bool forked() const {
+    std::lock_guard<std::mutex> lock(fork_guard());
+    return generation_ != fork_generation();
+  }
+  size_t in_flight() { return runtime_->in_flight(); }
+  size_t memory_bytes() const { return runtime_->memory_bytes(); }
+
+ private:
+  struct Output {
+    nb::dlpack::dtype dtype;
+    std::vector<size_t> shape;
+  };
+
+  nb::object executors_;
+  std::vector<std::vector<Output>> outputs_;  // per model
+  std::unique_ptr<LiveRuntime> runtime_;
+  uint64_t generation_ = 0;
+};
+
 }  // namespace
 
 void bind_serving(nb::module_& m) {
   using ReleaseGil = nb::call_guard<nb::gil_scoped_release>;
+
+  nb::class_<BoundRuntime>(m, "LiveRuntime")
+      .def(nb::init<const SetFields&, const nb::list&, const std::vector<std::vector<TensorTuple>>&,
+                    const std::vector<std::vector<TensorTuple>>&, int, size_t>(),
+           nb::arg("variants"), nb::arg("executors"), nb::arg("inputs"), nb::arg("outputs"),
+           nb::arg("streams"), nb::arg("queue_size"))
+      .def("submit", &BoundRuntime::submit, nb::arg("model"), nb::arg("inputs"),
+           nb::arg("priority"), nb::arg("deadline_us"), nb::arg("client"))
+      .def("cancel", &BoundRuntime::cancel, nb::arg("slot"), nb::arg("generation"))
+      .def("wait_finished", &BoundRuntime::wait_finished, nb::arg("timeout_s"))
+      .def("wait_idle", &BoundRuntime::wait_idle, nb::arg("timeout_s"))
+      .def("close", &BoundRuntime::close, nb::arg("cancel_queued"))
+      .def("apply", &BoundRuntime::apply, nb::arg("variant"), nb::arg("frequency"))
+      .def("snapshot", &BoundRuntime::snapshot)
+      .def("statistics", &BoundRuntime::statistics)
+      .def("stuck_workers", &BoundRuntime::stuck_workers, nb::arg("longer_than_s"))
+      .def("abandon", &BoundRuntime::abandon)
+      .def_prop_ro("forked", &BoundRuntime::forked)
+      .def_prop_ro("in_flight", &BoundRuntime::in_flight)
+      .def_prop_ro("memory_bytes", &BoundRuntime::memory_bytes);
 
   nb::class_<VirtualRuntime>(m, "VirtualRuntime")
       .def(

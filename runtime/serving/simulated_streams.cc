@@ -16,7 +16,6 @@ SimulatedPlan::SimulatedPlan(const PlanData& plan, const std::vector<OpCost>& co
   }
   const std::vector<StreamProgram> programs = make_stream_programs(plan);
   for (int stream = 0; stream < plan.streams; ++stream) {
-    size_t gang_end = 0;
     for (const StreamStep& step : programs[stream]) {
       const bool gang = step.role != StepRole::kAlone;
       const OpForm form = gang ? costs[step.call].gang : costs[step.call].single;
@@ -27,10 +26,8 @@ SimulatedPlan::SimulatedPlan(const PlanData& plan, const std::vector<OpCost>& co
       const double overhead_us =
           device.dispatch_us + (gang ? device.gang_us : device.wait_us * step.waits.size());
       programs_[stream].push_back({form, overhead_us, due_us.at(step.call), step.call, step.role,
-                                   step.announces, step.waits});
-      if (gang) gang_end = programs_[stream].size();
+                                   step.before_gang, !step.waiters.empty(), step.waits});
     }
-    gang_end_.push_back(gang_end);
   }
 }
 
@@ -130,9 +127,9 @@ bool SimulatedStreams::ready(const Worker& worker, const Program& program, int s
   }
   // A gang gathers in the order in which plans were started, on all streams alike.
   return std::all_of(worker.active.begin(), worker.active.end(), [&](const Program* other) {
+    if (other->number >= program.number) return true;
     const int theirs = stream - other->first_stream;
-    return other->number >= program.number ||
-           other->position[theirs] >= other->plan->gang_end(theirs);
+    return !other->plan->program(theirs)[other->position[theirs]].before_gang;
   });
 }
 

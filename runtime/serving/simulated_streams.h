@@ -22,6 +22,7 @@ class SimulatedPlan {
     double due_us;  // when the plan wants it to start, after its own start
     int call;
     StepRole role;
+    bool before_gang;  // this step or a later one of the stream is a gang step
     bool announces;
     std::vector<StreamWait> waits;
   };
@@ -33,13 +34,10 @@ class SimulatedPlan {
 
   int streams() const { return static_cast<int>(programs_.size()); }
   const std::vector<Step>& program(int stream) const { return programs_[stream]; }
-  // Steps of the stream up to its last gang step.
-  size_t gang_end(int stream) const { return gang_end_[stream]; }
   int num_calls() const { return num_calls_; }
 
  private:
   std::vector<std::vector<Step>> programs_;
-  std::vector<size_t> gang_end_;
   int num_calls_;
 };
 

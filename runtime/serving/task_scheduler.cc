@@ -73,16 +73,13 @@ TaskState TaskScheduler::submit(Task* task, Nanoseconds now) {
   task->submitted_ns = now;
   task->state = TaskState::kQueued;
   task->cancel_requested = false;
+  if (model.queue.full()) return task->state = reject(task->model, now);
   ++model.statistics.submitted;
   model.statistics.arrivals.add(now);
   if (task->deadline_ns != kNever) {
     const double given_us = microseconds(task->deadline_ns - now);
     const double weight = model.mean_deadline_us == 0 ? 1 : kDeadlineWeight;
     model.mean_deadline_us += weight * (given_us - model.mean_deadline_us);
-  }
-  if (model.queue.full()) {
-    ++model.statistics.rejected;
-    return task->state = TaskState::kRejected;
   }
   if (task->deadline_ns != kNever && now + 1e3 * expected_us(*task) > task->deadline_ns) {
     ++model.statistics.expired;
@@ -92,6 +89,14 @@ TaskState TaskScheduler::submit(Task* task, Nanoseconds now) {
   model.queue.push(task);
   ++queued_;
   return task->state;
+}
+
+TaskState TaskScheduler::reject(int model, Nanoseconds now) {
+  ModelStatistics& statistics = models_[model].statistics;
+  ++statistics.submitted;
+  ++statistics.rejected;
+  statistics.arrivals.add(now);
+  return TaskState::kRejected;
 }
 
 // Under a fair share, others delay a task by no more than what they have queued, and by no more

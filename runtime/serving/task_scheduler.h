@@ -77,6 +77,10 @@ class TaskScheduler {
   // then says, the scheduler has it until take_finished() returns it. If not, it is rejected or
   // expired already.
   TaskState submit(Task* task, Nanoseconds now);
+  // What submit() would do first, for tasks that are not worth preparing: whether the queue is
+  // full, and counting a task that is refused for that.
+  bool full(int model) const { return models_[model].queue.full(); }
+  TaskState reject(int model, Nanoseconds now);
   // A queued task becomes final; one that runs is given up when its segment ends.
   void cancel(Task* task, Nanoseconds now);
   // The instance's segment was executed. `failed`: a kernel raised an error, and its tasks fail.
