@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from top_tvm.container import METADATA, Writer, open_sealed, sealed
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.device import missing_features
 from top_tvm.errors import ArtifactError, PlanError
 from top_tvm.plan import Plan
@@ -63,6 +64,8 @@ class OpProfile:
     predicted_start_us, predicted_end_us : float
         When the simulator has it run under the plan, in microseconds since the run was requested;
         infinite where that is not known.
+    single_bandwidth, gang_bandwidth, single_compute, gang_compute : float
+        Demands of either form on what ops side by side share, 0 to 1: see :class:`OpCost`.
     """
 
     name: str
@@ -73,6 +76,22 @@ class OpProfile:
     origin: str
     predicted_start_us: float = math.inf
     predicted_end_us: float = math.inf
+    single_bandwidth: float = 0.0
+    gang_bandwidth: float = 0.0
+    single_compute: float = 0.0
+    gang_compute: float = 0.0
+
+    @property
+    def cost(self) -> OpCost:
+        """What the simulator needs to know of the op."""
+        return OpCost(
+            self.single_us,
+            self.gang_us,
+            self.single_bandwidth,
+            self.gang_bandwidth,
+            self.single_compute,
+            self.gang_compute,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +116,8 @@ class Metadata:
         Version of the file's layout.
     roofline : Roofline
         Limits of the machine on which the profiles were measured.
+    device : DeviceModel
+        What synchronisation costs on that machine; all zero where that is not known.
     """
 
     name: str
@@ -108,6 +129,7 @@ class Metadata:
     outputs: tuple[TensorSpec, ...]
     format: int = ARTIFACT_FORMAT
     roofline: Roofline = field(default_factory=Roofline)
+    device: DeviceModel = field(default_factory=lambda: DeviceModel(streams=1))
 
 
 @dataclass(frozen=True, eq=False)

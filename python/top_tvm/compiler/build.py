@@ -19,7 +19,6 @@ from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.choose_kernels import choose_kernels
-from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.estimate import check_graph_memory, estimate_build
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.kernel_library import (
@@ -43,6 +42,7 @@ from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session
 from top_tvm.compiler.sources import Model, Source, import_source, open_source
+from top_tvm.cost import DeviceModel
 from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
