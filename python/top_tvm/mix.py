@@ -1,4 +1,4 @@
-"""A mix of models, and the variants of executing their tasks: what passes to the asynchronous runtime.
+"""A mix of models, and the ways to execute their tasks: what passes to the asynchronous runtime.
 
 An *instance* is one task, or a batch of tasks of one model. It goes through the *segments* of its
 model in order, each executed by a plan. The plans of an instance are linked by name: an input of a

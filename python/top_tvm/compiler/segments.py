@@ -124,7 +124,7 @@ class _Splitting:
             if value.storage == storage and not graph.is_slice(index):
                 # NumPy has no bfloat16: there the boundary is an array of its bits.
                 dtype = "uint16" if value.dtype == "bfloat16" else value.dtype
-                return replace(value, dtype=dtype, offset=0)
+                return Value(value.name, dtype, value.shape, storage)
         return Value("", "uint8", (graph.storages[storage].nbytes,), storage)
 
     def _segment(self, first: int, last: int) -> OpGraph:
@@ -135,14 +135,14 @@ class _Splitting:
         inputs: list[Value] = []
         outputs: list[tuple[str, Value]] = []
         if last == len(graph.ops):
-            for value, name in zip(graph.outputs, graph.output_names, strict=True):
-                if not _is_own(graph, value, name):
-                    outputs.append((name, graph.values[value]))
+            for index, name in zip(graph.outputs, graph.output_names, strict=True):
+                if not _is_own(graph, index, name):
+                    outputs.append((name, graph.values[index]))
         touched = {graph.values[value].storage for value in used}
         touched |= {value.storage for _, value in outputs}
-        for value in graph.inputs:
-            if graph.values[value].storage in touched:
-                inputs.append(graph.values[value])
+        for index in graph.inputs:
+            if graph.values[index].storage in touched:
+                inputs.append(graph.values[index])
         for storage, value in self.boundary.items():
             if storage in written and self._leaves(storage, last):
                 outputs.append((value.name, value))
