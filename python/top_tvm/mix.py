@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from top_tvm.artifact import Artifact
-from top_tvm.plan import Plan
+from top_tvm.plan import ALIGNMENT_BYTES, Plan
 
 Mode = Literal["serial", "free", "merged"]
 
@@ -100,7 +100,7 @@ class Mix:
     Attributes
     ----------
     models : dict of str to Artifact
-        By name. They have the same kernels, and equal constants have equal keys.
+        By name. They have the same kernel library and the same constants.
     variants : tuple of Variant
         The first is ``"serial"``.
     """
@@ -113,19 +113,23 @@ def instance_bytes(model: ModelVariant) -> int:
     """Memory of one instance of the largest batch size, in bytes.
 
     These are its inputs, the boundary values, its outputs, and one arena, as large as the largest
-    of the segments in any lane needs.
+    of the segments in any lane needs. Each begins at a multiple of 64 bytes.
     """
     largest = 0
     for batch in model.batch_sizes:
         plans = [plan for lane in model.lanes for plan in lane.plans[batch]]
         values = {
-            plan.tensors[index].name: plan.tensors[index].nbytes
+            plan.tensors[index].name: _aligned(plan.tensors[index].nbytes)
             for plan in plans
             for index in (*plan.inputs, *plan.outputs)
         }
-        arena_bytes = max((plan.arena_bytes for plan in plans), default=0)
+        arena_bytes = max((_aligned(plan.arena_bytes) for plan in plans), default=0)
         largest = max(largest, sum(values.values()) + arena_bytes)
     return largest
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def memory_bytes(models: Mapping[str, ModelVariant], in_flight: int) -> int:

@@ -191,8 +191,7 @@ def make_artifact(
         )
         for compiled in compilation.graphs
     }
-    used = {key for compiled in compilation.graphs for key in compiled.extracted.constants}
-    constants = {key: array for key, array in compilation.session.constants.items() if key in used}
+    constants = compilation.session.constants
     return Artifact(metadata, compilation.kernels, constants, planned.plans, profiles)
 
 
