@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from top_tvm.compiler.build import compile_model, make_plan, measure_ops, measure_plans
+from top_tvm.compiler.build import compile_model, make_plan, measure_ops
+from top_tvm.compiler.choose_plan import measure_plans
 from top_tvm.compiler.light_models import light_model
 from top_tvm.compiler.partition import (
     PARTITIONERS,
@@ -67,12 +68,12 @@ def predict_and_measure(
     The schedules take turns.
     """
     compilation = compile_model(model, streams=streams)
-    (variant,) = compilation.variants
-    problem = measure_ops(compilation, variant)
+    (compiled,) = compilation.graphs
+    problem = measure_ops(compilation, compiled)
     schedules = {key: PARTITIONERS[key](problem) for key in available_partitioners()}
     for index in range(random_plans):
         schedules[f"{RANDOM} {index}"] = random_schedule(problem, generator)
-    plans = {key: make_plan(variant, problem, key, s) for key, s in schedules.items()}
+    plans = {key: make_plan(compiled, problem, key, s) for key, s in schedules.items()}
     measured = measure_plans(plans, compilation.session, ignore_progress)
     return [
         {

@@ -46,7 +46,7 @@ def main() -> None:
 def measure_model(name: str, streams: int) -> tuple[int, float, float, float]:
     """Number of convolutions that can be cut, and the summed times of the three forms."""
     compilation = compile_model(light_model(name), streams=streams)
-    graph = compilation.variants[0].extracted.graph
+    graph = compilation.graphs[0].extracted.graph
     known: dict[str, tuple[float, float, float]] = {}
     totals, count = np.zeros(3), 0
     for op in graph.ops:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import PartitionProblem, Placement, Schedule
+from top_tvm.cost import DeviceModel, OpCost
 
 Edges = tuple[tuple[int, int], ...]
 

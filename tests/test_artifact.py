@@ -17,6 +17,7 @@ from corrupt_top import sealed
 from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec, load, save
 from top_tvm.bfloat16 import BFLOAT16, dtype_name
 from top_tvm.container import Writer
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.device import host_features
 from top_tvm.errors import ArtifactError
 from top_tvm.plan import DTYPE_BYTES, Call, Kernel, Plan, Tensor
@@ -67,13 +68,14 @@ def make_artifact(seed: int = 0) -> Artifact:
             creator="top_tvm 0.1.0",
             inputs=(spec_x,),
             outputs=(spec_y,),
+            device=DeviceModel(2, 0.25, 0.5, 1.0, 4.0),
         ),
         kernels=b"\x7fELF" + rng.bytes(999),
         constants=constants,
         plans={4: make_plan(4), 1: make_plan(1)},
         profiles={
             1: (
-                OpProfile("f", 30, 96, 1.5, 0.75, "MatMul_0", 0.5, 2.25),
+                OpProfile("f", 30, 96, 1.5, 0.75, "MatMul_0", 0.5, 2.25, 0.5, 1.0, 0.5, 0.0),
                 OpProfile("g", 0, 0, 0.25, float("inf"), ""),
             )
         },
@@ -104,6 +106,12 @@ def assert_same(first: Artifact, second: Artifact) -> None:
 def test_round_trip_is_bit_exact(path: Path) -> None:
     assert_same(make_artifact(), load(path))
     assert_same(load(path), load(str(path)))
+
+
+def test_profiles_hold_what_the_simulator_needs(path: Path) -> None:
+    loaded = load(path)
+    assert loaded.profiles[1][0].cost == OpCost(1.5, 0.75, 0.5, 1.0, 0.5, 0.0)
+    assert loaded.metadata.device == DeviceModel(2, 0.25, 0.5, 1.0, 4.0)
 
 
 def test_constants_are_mapped_aligned_and_read_only(path: Path) -> None:
@@ -256,12 +264,12 @@ SEALED = {
         "it has no format version",
     ),
     "newer": (
-        lambda parts: update_metadata(parts, format=4, novelty=1),
-        "format version 4 is newer than 3, .*: upgrade top_tvm",
+        lambda parts: update_metadata(parts, format=5, novelty=1),
+        "format version 5 is newer than 4, .*: upgrade top_tvm",
     ),
     "older": (
-        lambda parts: update_metadata(parts, format=2),
-        "format version 2 is no longer read: build the model again",
+        lambda parts: update_metadata(parts, format=3),
+        "format version 3 is no longer read: build the model again",
     ),
     "unknown key": (
         lambda parts: update_metadata(parts, novelty=1),
@@ -425,7 +433,7 @@ INCONSISTENT = {
     "no plan": (lambda a: replace(a, plans={}, profiles={}), "there is no plan"),
     "format": (
         lambda a: replace(a, metadata=replace(a.metadata, format=2)),
-        "metadata: format is 2, expected 3",
+        "metadata: format is 2, expected 4",
     ),
     "roofline": (
         lambda a: replace(a, metadata=replace(a.metadata, roofline=Roofline(gang_gflops=0.0))),
@@ -440,6 +448,20 @@ INCONSISTENT = {
     "times": (
         lambda a: replace(a, profiles={1: (OpProfile("f", 1, 1, -1.0, 1.0, ""),)}),
         "profile for batch 1: op 'f' has costs",
+    ),
+    "demands": (
+        lambda a: replace(
+            a, profiles={1: (OpProfile("f", 1, 1, 1.0, 1.0, "", gang_bandwidth=1.5),)}
+        ),
+        "profile for batch 1: op 'f' has demands",
+    ),
+    "device": (
+        lambda a: replace(a, metadata=replace(a.metadata, device=DeviceModel(2, wait_us=-1.0))),
+        "metadata: there is no such device: .*wait_us=-1.0",
+    ),
+    "streams": (
+        lambda a: replace(a, metadata=replace(a.metadata, device=DeviceModel(0))),
+        "metadata: there is no such device: .*streams=0",
     ),
     "constant": (lambda a: replace(a, constants={}), "there is no constant 'w.float32'"),
     "short": (

@@ -2,9 +2,8 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from graphs import make_graph, make_op
+from graphs import graphs_with_schedules, make_graph, make_op
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.op_graph import OpGraph, Storage, Value
 from top_tvm.compiler.partition import Placement
@@ -96,41 +95,6 @@ def test_an_output_in_the_arena_is_not_reused() -> None:
     schedule = tuple(Placement(op, 0, 0, 0, 1) for op in range(20))
     plan = assemble(graph, schedule, streams=1, partitioner="sequential")
     assert plan.arena_bytes == 3 * 256
-
-
-@st.composite
-def graphs_with_schedules(draw: st.DrawFn) -> tuple[OpGraph, tuple[Placement, ...], int]:
-    """A random DAG of ops, some with two results, and a random schedule of it."""
-    storages = [Storage("input", "x", 256)]
-    values = [Value("x", "float32", (64,), 0)]
-    ops = []
-    for index in range(draw(st.integers(1, 12))):
-        inputs = draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=3))
-        outputs = []
-        for _ in range(draw(st.integers(1, 2))):
-            size = draw(st.sampled_from([0, 1, 16, 64]))
-            storages.append(Storage("intermediate", "", 4 * size))
-            outputs.append(len(values))
-            values.append(Value(f"v{len(values)}", "float32", (size,), len(storages) - 1))
-            if draw(st.booleans()):
-                values.append(Value("view", "float32", (size, 1), len(storages) - 1))
-        ops.append(make_op(f"op{index}", tuple(inputs), tuple(outputs)))
-    results = draw(st.lists(st.integers(0, len(values) - 1), max_size=3))
-    names = tuple(f"result{i}" for i in range(len(results)))
-    graph = OpGraph(tuple(storages), tuple(values), tuple(ops), (0,), tuple(results), names)
-
-    streams = draw(st.integers(1, 3))
-    needed = graph.dependencies()
-    remaining = set(range(len(ops)))
-    schedule: list[Placement] = []
-    while remaining:
-        ready = sorted(op for op in remaining if not remaining & set(needed[op]))
-        op = draw(st.sampled_from(ready))
-        stream = draw(st.integers(0, streams - 1))
-        threads = draw(st.sampled_from([1, 1, 1, streams]))
-        schedule.append(Placement(op, len(schedule), 0, stream, threads))
-        remaining.remove(op)
-    return graph, tuple(schedule), streams
 
 
 @settings(max_examples=300, deadline=None)

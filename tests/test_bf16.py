@@ -50,10 +50,10 @@ def test_every_partitioner_is_within_the_tolerance(name, streams):
     x = normal(1, 3, 224, 224)
     expected = reference(model, x)
     compilation = compile_model(model, streams=streams, precision="bf16")
-    (variant,) = compilation.variants
-    problem = measure_ops(compilation, variant)
+    (compiled,) = compilation.graphs
+    problem = measure_ops(compilation, compiled)
     for partitioner, partition in PARTITIONERS.items():
-        plan = make_plan(variant, problem, partitioner, partition(problem))
+        plan = make_plan(compiled, problem, partitioner, partition(problem))
         executor = compilation.session.executor(plan)
         for _ in range(2):  # the second run finds the arena dirty
             assert_close(executor.run([x]), expected)
@@ -62,11 +62,11 @@ def test_every_partitioner_is_within_the_tolerance(name, streams):
 @pytest.mark.parametrize("model", [small_model(), light_model("squeezenet")], ids=["small", "fire"])
 def test_lowered_partition_gives_the_same_numbers_in_the_vm_of_tvm(model):
     compilation = compile_model(model, precision="bf16")
-    (variant,) = compilation.variants
-    problem = measure_ops(compilation, variant)
-    graph = variant.extracted.graph
+    (compiled,) = compilation.graphs
+    problem = measure_ops(compilation, compiled)
+    graph = compiled.extracted.graph
     x = normal(*graph.values[graph.inputs[0]].shape)
-    lowered = lower(variant.module, variant.extracted, PARTITIONERS["greedy"](problem))
+    lowered = lower(compiled.module, compiled.extracted, PARTITIONERS["greedy"](problem))
     executable = tvm.compile(lowered, target=tvm.target.Target({"kind": "llvm"}))
     result = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(x))
     assert_close([result.numpy()], reference(model, x))

@@ -115,5 +115,5 @@ def test_a_choice_is_measured_once(tmp_path, monkeypatch):
 
 
 def test_a_compiled_model_has_decided():
-    (variant,) = compile_model(pooled_concat()).variants
-    assert not any(op.alternatives for op in variant.extracted.graph.ops)
+    (pooled,) = compile_model(pooled_concat()).graphs
+    assert not any(op.alternatives for op in pooled.extracted.graph.ops)

@@ -66,13 +66,13 @@ def assert_close(outputs, expected):
 def assert_every_partitioner_gives(model, inputs, *references, batch=None):
     """Compile once, and run the plan of every partitioner twice: then the arena is dirty."""
     compilation = compile_model(model, batch_sizes=None if batch is None else (batch,))
-    (variant,) = compilation.variants
-    graph = variant.extracted.graph
+    (compiled,) = compilation.graphs
+    graph = compiled.extracted.graph
     arrays = [aligned(inputs[graph.values[index].name].numpy()) for index in graph.inputs]
-    problem = measure_ops(compilation, variant)
+    problem = measure_ops(compilation, compiled)
     for name, partition in PARTITIONERS.items():
         executor = compilation.session.executor(
-            make_plan(variant, problem, name, partition(problem))
+            make_plan(compiled, problem, name, partition(problem))
         )
         for _ in range(2):
             outputs = executor.run(arrays)

@@ -13,7 +13,6 @@ import top_tvm.compiler
 from partition_problems import problems
 from partition_problems import random_problem as any_problem
 from small_model import small_model
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.gpg.graphs import problem_with_room
 from top_tvm.compiler.gpg.tensor_file import read_tensors
 from top_tvm.compiler.partition import (
@@ -29,6 +28,7 @@ from top_tvm.compiler.partition import (
     staged_objective,
     validate_schedule,
 )
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import GraphError, PartitionError
 
 

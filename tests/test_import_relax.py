@@ -64,10 +64,10 @@ def test_every_partitioner_gives_the_numbers_of_the_virtual_machine(dataflow):
     before = module.script()
     compilation = compile_model(module)
     assert module.script() == before
-    (variant,) = compilation.variants
-    problem = measure_ops(compilation, variant)
+    (compiled,) = compilation.graphs
+    problem = measure_ops(compilation, compiled)
     for name, partition in PARTITIONERS.items():
-        plan = make_plan(variant, problem, name, partition(problem))
+        plan = make_plan(compiled, problem, name, partition(problem))
         outputs = compilation.session.executor(plan).run(arrays)
         for output, reference in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(output, reference, rtol=1e-4, atol=1e-5)

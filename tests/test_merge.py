@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from partition_problems import random_problem
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import PartitionProblem
 from top_tvm.compiler.partition.merge import Instance, cut_segments, merge
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import PartitionError
 
 

@@ -19,7 +19,7 @@ IN_VM = ("squeezenet", "resnet50", "shufflenet")
 
 
 @functools.lru_cache(maxsize=1)
-def compiled(name, batch):
+def compilation_of(name, batch):
     """Compilation, input, and ONNX Runtime's outputs; the tests of one model follow each other."""
     model = light_model(name, batch, seed=5)
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -27,8 +27,8 @@ def compiled(name, batch):
     x = aligned(np.random.default_rng(1).standard_normal(spec.shape).astype("float32"))
     expected = session.run(None, {spec.name: x})
     compilation = compile_model(model)
-    (variant,) = compilation.variants
-    return compilation, variant, measure_ops(compilation, variant), x, expected
+    (compiled,) = compilation.graphs
+    return compilation, compiled, measure_ops(compilation, compiled), x, expected
 
 
 def assert_close(outputs, expected):
@@ -45,10 +45,10 @@ CASES = [(name, 1) for name in LIGHT_MODELS] + [(name, 8) for name in BATCH_8]
 
 @pytest.mark.parametrize(("name", "batch"), CASES)
 def test_every_partitioner_gives_the_numbers_of_onnx_runtime(name, batch):
-    compilation, variant, problem, x, expected = compiled(name, batch)
-    assert variant.batch == batch
+    compilation, compiled, problem, x, expected = compilation_of(name, batch)
+    assert compiled.batch == batch
     for partitioner, partition in PARTITIONERS.items():
-        plan = make_plan(variant, problem, partitioner, partition(problem))
+        plan = make_plan(compiled, problem, partitioner, partition(problem))
         executor = compilation.session.executor(plan)
         for _ in range(2):  # the second run finds the arena dirty
             assert_close(executor.run([x]), expected)
@@ -56,8 +56,8 @@ def test_every_partitioner_gives_the_numbers_of_onnx_runtime(name, batch):
 
 @pytest.mark.parametrize("name", IN_VM)
 def test_lowered_partition_gives_the_same_numbers_in_the_vm_of_tvm(name):
-    _, variant, problem, x, expected = compiled(name, 1)
-    lowered = lower(variant.module, variant.extracted, PARTITIONERS["greedy"](problem))
+    _, compiled, problem, x, expected = compilation_of(name, 1)
+    lowered = lower(compiled.module, compiled.extracted, PARTITIONERS["greedy"](problem))
     executable = tvm.compile(lowered, target=tvm.target.Target({"kind": "llvm"}))
     result = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(x))
     assert_close([result.numpy()], expected)

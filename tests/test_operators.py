@@ -262,14 +262,14 @@ def check(case, partitioner, gang_is_faster):
     x = aligned(np.random.default_rng(1).standard_normal(shape).astype("float32"))
     (expected,) = session.run(None, {"x": x})
     compilation = compile_model(model)
-    (variant,) = compilation.variants
-    graph = variant.extracted.graph
+    (compiled,) = compilation.graphs
+    graph = compiled.extracted.graph
     gang_us = 2.0 if gang_is_faster else 100.0
     costs = tuple(
         OpCost(10.0, gang_us=gang_us if op.kernel.moldable else math.inf) for op in graph.ops
     )
     problem = PartitionProblem(tuple(graph.edges()), costs, compilation.device)
-    plan = make_plan(variant, problem, partitioner, PARTITIONERS[partitioner](problem))
+    plan = make_plan(compiled, problem, partitioner, PARTITIONERS[partitioner](problem))
     executor = compilation.session.executor(plan)
     scale = float(np.abs(expected).max())
     for _ in range(2):

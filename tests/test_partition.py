@@ -20,7 +20,6 @@ from partition_problems import (
     reference_call,
     reference_run,
 )
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import (
     PARTITIONERS,
     Partitioner,
@@ -33,6 +32,7 @@ from top_tvm.compiler.partition import (
     staged_objective,
     validate_schedule,
 )
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import PartitionError
 
 INCEPTION = tuple(

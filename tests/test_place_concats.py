@@ -39,9 +39,9 @@ def concats(graph):
 
 
 def graph_of(model):
-    (variant,) = compile_model(model).variants
-    variant.extracted.graph.validate()
-    return variant.extracted.graph
+    (compiled,) = compile_model(model).graphs
+    compiled.extracted.graph.validate()
+    return compiled.extracted.graph
 
 
 def check_numbers(model):
@@ -51,15 +51,15 @@ def check_numbers(model):
     x = aligned(np.random.default_rng(3).standard_normal(spec.shape).astype("float32"))
     expected = session.run(None, {"x": x})
     compilation = compile_model(model)
-    (variant,) = compilation.variants
-    problem = measure_ops(compilation, variant)
+    (compiled,) = compilation.graphs
+    problem = measure_ops(compilation, compiled)
     for name, partition in PARTITIONERS.items():
-        plan = make_plan(variant, problem, name, partition(problem))
+        plan = make_plan(compiled, problem, name, partition(problem))
         executor = compilation.session.executor(plan)
         for _ in range(2):
             for output, reference in zip(executor.run([x]), expected, strict=True):
                 np.testing.assert_allclose(output, reference, rtol=1e-5, atol=1e-6)
-    return variant.extracted.graph
+    return compiled.extracted.graph
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])

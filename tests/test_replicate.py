@@ -6,8 +6,8 @@ from top_tvm.compiler.replicate import replicate
 
 
 def test_instances_share_constants_only():
-    (variant,) = compile_model(small_model()).variants
-    graph = variant.extracted.graph
+    (compiled,) = compile_model(small_model()).graphs
+    graph = compiled.extracted.graph
     union = replicate(graph, 3)
     union.validate()
     count = len(graph.ops)
@@ -24,5 +24,5 @@ def test_instances_share_constants_only():
 
 
 def test_one_instance_is_the_graph_itself():
-    (variant,) = compile_model(small_model()).variants
-    assert replicate(variant.extracted.graph, 1) == variant.extracted.graph
+    (compiled,) = compile_model(small_model()).graphs
+    assert replicate(compiled.extracted.graph, 1) == compiled.extracted.graph

@@ -18,8 +18,8 @@ from partition_problems import (
     scheduled_problems,
 )
 from top_tvm import _native
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import PartitionProblem, Placement, Schedule, simulate
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import DeviceError, GraphError, PartitionError
 
 

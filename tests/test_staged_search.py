@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition_problems import call_us, predecessors, problems, random_problem
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import (
     PartitionProblem,
     Placement,
@@ -25,6 +24,7 @@ from top_tvm.compiler.partition import (
     staged_objective,
     validate_schedule,
 )
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import PartitionError
 
 ROUNDING = 1 + 1e-9

@@ -10,13 +10,13 @@ from typing import Any
 
 from partition_support.methods import METHODS, Budget, Found
 from partition_support.problems import Case
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import (
     PartitionProblem,
     simulate,
     staged_objective,
     validate_schedule,
 )
+from top_tvm.cost import DeviceModel, OpCost
 
 Record = dict[str, Any]
 # What minimises the staged objective.

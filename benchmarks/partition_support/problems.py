@@ -138,8 +138,8 @@ def simulated_problem(graph: OpGraph, device: SimulatedDevice) -> PartitionProbl
 
 def measured_problem(model: Any, progress: Progress) -> PartitionProblem:
     compilation = compile_model(model, streams=CPU_STREAMS, progress=progress)
-    (variant,) = compilation.variants
-    return measure_ops(compilation, variant, progress)
+    (compiled,) = compilation.graphs
+    return measure_ops(compilation, compiled, progress)
 
 
 def make_cases(

@@ -8,33 +8,30 @@ is checked on load, and nothing in a file is executed by loading it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import IO, TypeVar
 
-from top_tvm.container import METADATA, Writer, open_sealed, sealed
+from top_tvm.container import sealed
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.device import missing_features
-from top_tvm.errors import ArtifactError, PlanError
+from top_tvm.errors import ArtifactError
+from top_tvm.file_parts import (
+    FILE_FORMAT,
+    KERNELS,
+    Digest,
+    PartReader,
+    PartWriter,
+    load_errors,
+    open_parts,
+    save_errors,
+)
 from top_tvm.plan import Plan
+from top_tvm.plan_check import MAX_STREAMS
 from top_tvm.roofline import Roofline
-from top_tvm.strict_json import StrictJSONError, decode, encode, parse
-from top_tvm.weights import Array, decode_weights, encode_weights, encoded_bytes
-
-ARTIFACT_FORMAT = 3
-
-_WEIGHTS = "weights.safetensors"
-_KERNELS = "kernels.so"
-# Parsed JSON takes up to 30 times its size. A plan of 1,000 ops has some 0.6 MB.
-_MAX_JSON_BYTES = 64 * 2**20  # of all plans, profiles and the metadata together
-_MAX_KERNELS_BYTES = 256 * 2**20  # they are copied to a file for the dynamic loader
-
-T = TypeVar("T")
+from top_tvm.weights import Array
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,8 @@ class OpProfile:
     predicted_start_us, predicted_end_us : float
         When the simulator has it run under the plan, in microseconds since the run was requested;
         infinite where that is not known.
+    single_bandwidth, gang_bandwidth, single_compute, gang_compute : float
+        Demands of either form on what ops side by side share, 0 to 1: see :class:`OpCost`.
     """
 
     name: str
@@ -73,6 +72,22 @@ class OpProfile:
     origin: str
     predicted_start_us: float = math.inf
     predicted_end_us: float = math.inf
+    single_bandwidth: float = 0.0
+    gang_bandwidth: float = 0.0
+    single_compute: float = 0.0
+    gang_compute: float = 0.0
+
+    @property
+    def cost(self) -> OpCost:
+        """What the simulator needs to know of the op."""
+        return OpCost(
+            self.single_us,
+            self.gang_us,
+            self.single_bandwidth,
+            self.gang_bandwidth,
+            self.single_compute,
+            self.gang_compute,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,8 @@ class Metadata:
         Version of the file's layout.
     roofline : Roofline
         Limits of the machine on which the profiles were measured.
+    device : DeviceModel
+        What synchronisation costs on that machine; all zero where that is not known.
     """
 
     name: str
@@ -106,8 +123,9 @@ class Metadata:
     creator: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    format: int = ARTIFACT_FORMAT
+    format: int = FILE_FORMAT
     roofline: Roofline = field(default_factory=Roofline)
+    device: DeviceModel = field(default_factory=lambda: DeviceModel(streams=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +155,6 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class _Digest:
-    nbytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class _Profile:
     ops: tuple[OpProfile, ...]
 
@@ -152,7 +164,7 @@ class _Document:
     """Content of ``metadata.json``."""
 
     metadata: Metadata
-    parts: dict[str, _Digest]
+    parts: dict[str, Digest]
 
 
 def save(artifact: Artifact, path: str | PathLike[str]) -> None:
@@ -167,16 +179,16 @@ def save(artifact: Artifact, path: str | PathLike[str]) -> None:
         If the artifact is not consistent, or the file cannot be written.
     """
     path = Path(path)
-    try:
+    with save_errors(path):
         for plan in artifact.plans.values():
             plan.validate()
-        _check_consistency(artifact)
-        with sealed(path) as writer:
-            _write(artifact, writer)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot write: {error.strerror or error}") from error
-    except (ArtifactError, PlanError, StrictJSONError) as error:
-        raise ArtifactError(f"{path}: not saved: {error}") from error
+        check_artifact(artifact)
+        with sealed(path) as file:
+            writer = PartWriter(file)
+            writer.add_weights(artifact.constants)
+            writer.add(KERNELS, artifact.kernels)
+            add_model(writer, "", artifact)
+            writer.add_metadata(_Document(artifact.metadata, writer.digests()))
 
 
 def load(path: str | PathLike[str], *, any_cpu: bool = False) -> Artifact:
@@ -196,114 +208,75 @@ def load(path: str | PathLike[str], *, any_cpu: bool = False) -> Artifact:
     ------
     ArtifactError
         If the file is missing, damaged, of another format version, or uses CPU features that this
-        machine lacks.
+        machine lacks; or if it holds a mix of models, which :func:`top_tvm.load` reads.
     """
     path = Path(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        # Reading from a pipe or a terminal would wait for somebody to write.
-        raise ArtifactError(f"{path}: is not a regular file")
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise ArtifactError("the file is empty")
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            return _read(data, file, any_cpu)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (ArtifactError, PlanError) as error:
-        raise ArtifactError(f"{path}: {error}") from error
+    with load_errors(path):
+        return read_artifact(open_parts(path), any_cpu=any_cpu)
 
 
-def _write(artifact: Artifact, writer: Writer) -> None:
-    constants = artifact.constants
-    writer.add(_WEIGHTS, encoded_bytes(constants), lambda offset: encode_weights(constants, offset))
-    _write_bytes(writer, _KERNELS, artifact.kernels)
-    for batch, plan in sorted(artifact.plans.items()):
-        _write_bytes(writer, _plan_name(batch), plan.to_json().encode())
-    for batch, profile in sorted(artifact.profiles.items()):
-        _write_bytes(writer, _profile_name(batch), _to_json(_Profile(profile)))
-    digests = {name: _Digest(part.nbytes, part.sha256) for name, part in writer.parts.items()}
-    _write_bytes(writer, METADATA, _to_json(_Document(artifact.metadata, digests)))
+def read_artifact(parts: PartReader, *, any_cpu: bool) -> Artifact:
+    """Read the parts of a file that holds one model."""
+    if parts.holds_mix:
+        raise ArtifactError("it holds a mix of models: load it with top_tvm.load")
+    description = parts.document(_Document)
+    check_cpu(description.metadata, any_cpu=any_cpu)
+    parts.check_digests(description.parts)
+    constants, kernels = parts.weights(), parts.take(KERNELS)
+    artifact = read_model(parts, "", description.metadata, kernels, constants)
+    parts.check_all_taken()
+    check_artifact(artifact)
+    return artifact
 
 
-def _read(data: memoryview, file: IO[bytes], any_cpu: bool) -> Artifact:
-    parts = open_sealed(data, file)
-    if METADATA not in parts:
-        raise ArtifactError(f"damaged, or not a .top file: it has no {METADATA}")
-    _check_sizes(parts)
-    text = parts.pop(METADATA)
-    document = _parse(METADATA, text)
-    _check_format(document)
-    description = _decode(METADATA, _Document, document)
-    metadata = description.metadata
+def check_cpu(metadata: Metadata, *, any_cpu: bool) -> None:
+    """Refuse kernels that this machine cannot execute."""
     missing = missing_features(metadata.cpu_features)
     if missing and not any_cpu:
         raise ArtifactError(
             f"this machine's CPU lacks {', '.join(missing)}, which the kernels use: build the "
             "model on this machine"
         )
-    _check_parts(parts, description.parts)
-    plans = {int(b): _read_plan(name, parts[name]) for b, name in _by_batch("plans", parts)}
-    profiles = {
-        int(b): _decode(name, _Profile, _parse(name, parts[name])).ops
-        for b, name in _by_batch("profiles", parts)
+
+
+def add_model(writer: PartWriter, folder: str, artifact: Artifact) -> None:
+    """Write the plans and profiles of a model."""
+    for batch, plan in sorted(artifact.plans.items()):
+        writer.add(f"{folder}plans/{batch}.json", plan.to_json().encode())
+    for batch, profile in sorted(artifact.profiles.items()):
+        writer.add_json(f"{folder}profiles/{batch}.json", _Profile(profile))
+
+
+def read_model(
+    parts: PartReader,
+    folder: str,
+    metadata: Metadata,
+    kernels: bytes,
+    constants: Mapping[str, Array],
+) -> Artifact:
+    """Read the plans and profiles of a model, and join them with what is shared."""
+    plans = {
+        batch: parts.plan(f"{folder}plans/{batch}.json")
+        for batch in parts.numbers(f"{folder}plans/")
     }
-    names = {_WEIGHTS, _KERNELS, *map(_plan_name, plans), *map(_profile_name, profiles)}
-    if names != parts.keys():
-        different = ", ".join(sorted(names ^ parts.keys()))
-        raise ArtifactError(f"damaged: parts are missing or unknown: {different}")
-    constants = decode_weights(parts[_WEIGHTS])
-    artifact = Artifact(metadata, bytes(parts[_KERNELS]), constants, plans, profiles)
-    _check_consistency(artifact)
-    return artifact
+    profiles = {
+        batch: parts.json(_Profile, f"{folder}profiles/{batch}.json").ops
+        for batch in parts.numbers(f"{folder}profiles/")
+    }
+    return Artifact(metadata, kernels, constants, plans, profiles)
 
 
-def _check_sizes(parts: Mapping[str, memoryview]) -> None:
-    """Refuse what would take much memory or time to read."""
-    json_bytes = sum(len(content) for name, content in parts.items() if name.endswith(".json"))
-    kernels_bytes = len(parts.get(_KERNELS, b""))
-    for what, nbytes, limit in (
-        ("plans, profiles and metadata", json_bytes, _MAX_JSON_BYTES),
-        (_KERNELS, kernels_bytes, _MAX_KERNELS_BYTES),
-    ):
-        if nbytes > limit:
-            raise ArtifactError(f"damaged: {nbytes} bytes of {what}; at most {limit} are read")
+def check_artifact(artifact: Artifact) -> None:
+    """Check that plans, profiles and metadata fit each other.
 
-
-def _check_format(document: object) -> None:
-    """Tell a newer file from a damaged one, before anything else of it is understood."""
-    metadata = document.get("metadata") if isinstance(document, dict) else None
-    version = metadata.get("format") if isinstance(metadata, dict) else None
-    if type(version) is not int:
-        raise ArtifactError("damaged, or not a .top file: it has no format version")
-    if version > ARTIFACT_FORMAT:
-        raise ArtifactError(
-            f"format version {version} is newer than {ARTIFACT_FORMAT}, the newest that this "
-            "top_tvm reads: upgrade top_tvm"
-        )
-    if version != ARTIFACT_FORMAT:
-        raise ArtifactError(f"format version {version} is no longer read: build the model again")
-
-
-def _check_parts(parts: Mapping[str, memoryview], digests: Mapping[str, _Digest]) -> None:
-    if parts.keys() != digests.keys():
-        different = ", ".join(sorted(parts.keys() ^ digests.keys()))
-        raise ArtifactError(f"damaged: parts are missing or unknown: {different}")
-    for name, content in parts.items():
-        digest = digests[name]
-        if len(content) != digest.nbytes or hashlib.sha256(content).hexdigest() != digest.sha256:
-            raise ArtifactError(f"damaged: the checksum of {name} does not match")
-
-
-def _check_consistency(artifact: Artifact) -> None:
+    Raises
+    ------
+    ArtifactError
+        Saying what does not fit.
+    """
     if not artifact.plans:
         raise ArtifactError("there is no plan")
-    if artifact.metadata.format != ARTIFACT_FORMAT:
-        raise ArtifactError(
-            f"metadata: format is {artifact.metadata.format}, expected {ARTIFACT_FORMAT}"
-        )
-    if not all(limit > 0 for limit in asdict(artifact.metadata.roofline).values()):
-        raise ArtifactError(f"metadata: not all limits are positive: {artifact.metadata.roofline}")
+    _check_metadata(artifact.metadata)
     for batch, plan in artifact.plans.items():
         if plan.batch != batch:
             raise ArtifactError(f"plan for batch {batch}: it says batch {plan.batch}")
@@ -312,28 +285,36 @@ def _check_consistency(artifact: Artifact) -> None:
         if batch not in artifact.plans:
             raise ArtifactError(f"profile for batch {batch}: there is no such plan")
         for op in profile:
-            times = (op.single_us, op.gang_us, op.predicted_start_us, op.predicted_end_us)
-            numbers = (op.flops, op.nbytes, *times)
-            if not all(number >= 0 for number in numbers):  # nor NaN
-                raise ArtifactError(
-                    f"profile for batch {batch}: op {op.name!r} has costs {numbers}"
-                )
+            _check_profile(batch, op)
+
+
+def _check_metadata(metadata: Metadata) -> None:
+    if metadata.format != FILE_FORMAT:
+        raise ArtifactError(f"metadata: format is {metadata.format}, expected {FILE_FORMAT}")
+    if not all(limit > 0 for limit in asdict(metadata.roofline).values()):
+        raise ArtifactError(f"metadata: not all limits are positive: {metadata.roofline}")
+    device = metadata.device
+    overheads_us = (device.dispatch_us, device.wait_us, device.gang_us, device.run_us)
+    streams = 1 <= device.streams <= MAX_STREAMS
+    if not streams or not all(0 <= overhead < math.inf for overhead in overheads_us):
+        raise ArtifactError(f"metadata: there is no such device: {device}")
+
+
+def _check_profile(batch: int, op: OpProfile) -> None:
+    times = (op.single_us, op.gang_us, op.predicted_start_us, op.predicted_end_us)
+    numbers = (op.flops, op.nbytes, *times)
+    if not all(number >= 0 for number in numbers):  # nor NaN
+        raise ArtifactError(f"profile for batch {batch}: op {op.name!r} has costs {numbers}")
+    cost = op.cost
+    demands = (cost.single_bandwidth, cost.gang_bandwidth, cost.single_compute, cost.gang_compute)
+    if not all(0 <= demand <= 1 for demand in demands):
+        raise ArtifactError(f"profile for batch {batch}: op {op.name!r} has demands {demands}")
 
 
 def _check_plan_fits(artifact: Artifact, plan: Plan, *, exact: bool) -> None:
     """Check a plan against what it refers to; ``exact``: the specifications have its shapes."""
     place = f"plan for batch {plan.batch}"
-    for tensor in plan.tensors:
-        if tensor.space == "constant":
-            constant = artifact.constants.get(tensor.storage)
-            if constant is None:
-                raise ArtifactError(f"{place}: there is no constant {tensor.storage!r}")
-            if tensor.offset + tensor.nbytes > constant.nbytes:
-                raise ArtifactError(
-                    f"{place}: tensor {tensor.name!r} ends after constant {tensor.storage!r}"
-                )
-    if not artifact.kernels and any(kernel.library == "tvm" for kernel in plan.kernels):
-        raise ArtifactError(f"{place}: it calls TVM kernels, but there are none")
+    check_references(artifact, plan, place)
     metadata = artifact.metadata
     for role, indices, specs in (
         ("inputs", plan.inputs, metadata.inputs),
@@ -346,44 +327,22 @@ def _check_plan_fits(artifact: Artifact, plan: Plan, *, exact: bool) -> None:
             raise ArtifactError(f"{place}: its {role} are {found}, the metadata's {expected}")
 
 
-def _plan_name(batch: int) -> str:
-    return f"plans/{batch}.json"
+def check_references(artifact: Artifact, plan: Plan, place: str) -> None:
+    """Check that there are the constants and kernels that a plan uses; ``place`` is for messages.
 
-
-def _profile_name(batch: int) -> str:
-    return f"profiles/{batch}.json"
-
-
-def _by_batch(folder: str, names: Iterable[str]) -> list[tuple[str, str]]:
-    """Batch sizes, as text, and names of the parts that a folder has for them."""
-    stems = ((n.removeprefix(f"{folder}/").removesuffix(".json"), n) for n in names)
-    return [(s, n) for s, n in stems if s.isascii() and s.isdigit() and len(s) < 10]
-
-
-def _read_plan(name: str, content: memoryview) -> Plan:
-    try:
-        return Plan.from_json(bytes(content))
-    except PlanError as error:
-        raise ArtifactError(f"{name}: {error}") from error
-
-
-def _parse(name: str, content: memoryview) -> object:
-    try:
-        return parse(bytes(content))
-    except StrictJSONError as error:
-        raise ArtifactError(f"{name}: {error}") from error
-
-
-def _decode(name: str, kind: type[T], document: object) -> T:
-    try:
-        return decode(kind, document)
-    except StrictJSONError as error:
-        raise ArtifactError(f"{name}: {error}") from error
-
-
-def _to_json(value: object) -> bytes:
-    return (json.dumps(encode(value), indent=1) + "\n").encode()
-
-
-def _write_bytes(writer: Writer, name: str, content: bytes) -> None:
-    writer.add(name, len(content), lambda _: (content,))
+    Raises
+    ------
+    ArtifactError
+        Naming what is missing.
+    """
+    for tensor in plan.tensors:
+        if tensor.space == "constant":
+            constant = artifact.constants.get(tensor.storage)
+            if constant is None:
+                raise ArtifactError(f"{place}: there is no constant {tensor.storage!r}")
+            if tensor.offset + tensor.nbytes > constant.nbytes:
+                raise ArtifactError(
+                    f"{place}: tensor {tensor.name!r} ends after constant {tensor.storage!r}"
+                )
+    if not artifact.kernels and any(kernel.library == "tvm" for kernel in plan.kernels):
+        raise ArtifactError(f"{place}: it calls TVM kernels, but there are none")

@@ -69,11 +69,11 @@ class NodeBatch:
     def run(self, precision="fp32"):
         """Results of the compiled model, by name."""
         compilation = compile_model(self.model(), precision=precision)
-        (variant,) = compilation.variants
-        graph = variant.extracted.graph
+        (compiled,) = compilation.graphs
+        graph = compiled.extracted.graph
         costs = tuple(OpCost(10.0, 5.0 if op.kernel.moldable else np.inf) for op in graph.ops)
         problem = PartitionProblem(tuple(graph.edges()), costs, compilation.device)
-        plan = make_plan(variant, problem, "greedy", PARTITIONERS["greedy"](problem))
+        plan = make_plan(compiled, problem, "greedy", PARTITIONERS["greedy"](problem))
         results = compilation.session.executor(plan).run(list(self.inputs.values()))
         return dict(zip(self.outputs, results, strict=True))
 

@@ -23,8 +23,8 @@ def check(batch, expected, rtol=0.0):
 
 def kernels(batch):
     """Primitives of oneDNN, and kernels of TVM, in which a model results."""
-    (variant,) = compile_model(batch.model()).variants
-    found = [op.kernel for op in variant.extracted.graph.ops]
+    (compiled,) = compile_model(batch.model()).graphs
+    found = [op.kernel for op in compiled.extracted.graph.ops]
     return [kernel.symbol if kernel.library == "onednn" else "tvm" for kernel in found]
 
 
@@ -191,8 +191,8 @@ def test_four_bit_weights_become_floats_when_the_model_is_built():
         [tensor, numpy_helper.from_array(scale, "s")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
-    (variant,) = compile_model(model).variants
-    assert [op.kernel.symbol for op in variant.extracted.graph.ops] == ["matmul"]
+    (compiled,) = compile_model(model).graphs
+    assert [op.kernel.symbol for op in compiled.extracted.graph.ops] == ["matmul"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

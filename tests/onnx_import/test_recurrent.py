@@ -104,8 +104,8 @@ def test_a_step_is_a_product_and_a_kernel():
         x = batch.given(np.zeros((steps, 1, INPUTS), np.float32))
         weights = [np.ones((1, 4 * HIDDEN, size), np.float32) for size in (INPUTS, HIDDEN)]
         batch.add("LSTM", x, *weights, results=3, hidden_size=HIDDEN)
-        (variant,) = compile_model(batch.model()).variants
-        counts.append((len(variant.extracted.graph.ops), len(variant.extracted.prim_funcs)))
+        (compiled,) = compile_model(batch.model()).graphs
+        counts.append((len(compiled.extracted.graph.ops), len(compiled.extracted.prim_funcs)))
     (few, kernels), (many, same) = counts
     assert many - few == 2 * 20
     assert kernels == same

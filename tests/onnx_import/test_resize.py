@@ -132,8 +132,8 @@ def test_resizing_keeps_channels_last():
     batch.outputs = [batch.outputs[index] for index in (2, 4)]
     from top_tvm.compiler.build import compile_model
 
-    (variant,) = compile_model(batch.model()).variants
-    names = [op.name.rsplit("_", 1)[0] for op in variant.extracted.graph.ops]
+    (compiled,) = compile_model(batch.model()).graphs
+    names = [op.name.rsplit("_", 1)[0] for op in compiled.extracted.graph.ops]
     assert sum("transpose" in name for name in names) == 3  # of the input and the two outputs
     assert len(names) == 3 + 3 + 2
 

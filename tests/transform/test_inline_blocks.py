@@ -56,11 +56,11 @@ def test_chains_have_bounded_kernels_and_right_numbers(link, shape):
     # Powers of two and of one are exact, however often they are squared or doubled.
     x = aligned(np.random.default_rng(0).choice(np.float32([-1, 0, 0.5, 1, 2]), shape))
     compilation = compile_model(model)
-    (variant,) = compilation.variants
-    total = sum(map(loads, variant.extracted.prim_funcs.values()))
+    (compiled,) = compilation.graphs
+    total = sum(map(loads, compiled.extracted.prim_funcs.values()))
     assert total <= MAX_REPEATED_LOADS * 25 * len(LINKS[link])
-    problem = measure_ops(compilation, variant)
-    plan = make_plan(variant, problem, "sequential", PARTITIONERS["sequential"](problem))
+    problem = measure_ops(compilation, compiled)
+    plan = make_plan(compiled, problem, "sequential", PARTITIONERS["sequential"](problem))
     (output,) = compilation.session.executor(plan).run([x])
     (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)

@@ -164,7 +164,7 @@ def _tensors(graph: OpGraph, offsets: dict[int, int]) -> tuple[tuple[Tensor, ...
         names.setdefault(index, name)
     for index, value in enumerate(graph.values):
         if index not in names:
-            names[index] = _unused(value.name, taken)
+            names[index] = unused_name(value.name, taken)
             taken.add(names[index])
 
     tensors = _views(graph, offsets, names)
@@ -205,7 +205,8 @@ def _views(graph: OpGraph, offsets: dict[int, int], names: dict[int, str]) -> li
     return tensors
 
 
-def _unused(name: str, taken: Iterable[str]) -> str:
+def unused_name(name: str, taken: Iterable[str]) -> str:
+    """The name, with a number if it is empty or taken."""
     candidate, number = name, 1
     while not candidate or candidate in taken:
         number += 1

@@ -7,33 +7,29 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import tvm
 import tvm_ffi
 
-from top_tvm import __version__
-from top_tvm.artifact import Artifact, Metadata, OpProfile, TensorSpec
+from top_tvm.artifact import Artifact
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
 from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.choose_kernels import choose_kernels
-from top_tvm.compiler.cost import DeviceModel
+from top_tvm.compiler.choose_plan import fastest_plan
+from top_tvm.compiler.describe import describe_model, op_profiles
 from top_tvm.compiler.estimate import check_graph_memory, estimate_build
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.kernel_library import (
     MCPU_VARIABLE,
     compile_kernels,
     host_target,
-    used_features,
 )
 from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.partition import (
     PARTITIONERS,
     PartitionProblem,
-    Placement,
     Schedule,
     available_partitioners,
     simulate,
@@ -43,30 +39,26 @@ from top_tvm.compiler.precision import check_precision
 from top_tvm.compiler.profile import Progress, ignore_progress, op_costs, profile_ops
 from top_tvm.compiler.session import Session
 from top_tvm.compiler.sources import Model, Source, import_source, open_source
+from top_tvm.cost import DeviceModel
 from top_tvm.device import host_name
 from top_tvm.errors import ModelError, PartitionError
 from top_tvm.plan import Plan
 from top_tvm.plan_check import MAX_STREAMS
-from top_tvm.random_inputs import random_inputs
 from top_tvm.roofline import Roofline
 from top_tvm.runtime.executable import Executable
-from top_tvm.runtime.native import onednn_module, onednn_version
+from top_tvm.runtime.native import onednn_module
 
 _LOG = logging.getLogger(__name__)
 # Relax's BlockBuilder is one per process, whatever the thread.
 _TVM_LOCK = threading.Lock()
 # Else Ctrl-C in a Python function that TVM calls, such as a pass, comes out as a RuntimeError.
 tvm_ffi.register_error("KeyboardInterrupt", KeyboardInterrupt)
-_ROUNDS = 5
-_SECONDS_PER_PLAN = 0.4
-# A schedule must beat sequential by more than the noise of the measurement to be preferred.
-_MARGIN = 0.97
 # Prediction and measurement differ by a few per cent when the profile is of the machine as it is.
 _STALE = 0.3
 
 
 @dataclass(frozen=True)
-class Variant:
+class CompiledGraph:
     """One batch size of a model: the optimised Relax module and what was read off it."""
 
     batch: int
@@ -79,7 +71,7 @@ class Variant:
 class Compilation:
     """A model with compiled kernels, before any schedule is chosen."""
 
-    variants: tuple[Variant, ...]
+    graphs: tuple[CompiledGraph, ...]
     kernels: bytes
     session: Session
     device: DeviceModel
@@ -139,7 +131,7 @@ def build(
     DeviceError
         If this machine cannot compute in the precision.
     """
-    _check_options(target, partitioner, streams, batch_sizes)
+    check_options(target, partitioner, streams, batch_sizes)
     report = progress or ignore_progress
     compilation = compile_model(
         model,
@@ -149,22 +141,58 @@ def build(
         precision=precision,
         progress=report,
     )
-    plans: dict[int, Plan] = {}
-    profiles: dict[int, tuple[OpProfile, ...]] = {}
+    planned = plan_model(compilation, partitioner, report)
+    roofline = measure_roofline(streams, compilation.cache)
+    return Executable(make_artifact(compilation, planned, target, precision, roofline))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """By batch size of a model: the fastest plan, and what it was made from."""
+
+    plans: dict[int, Plan]
+    problems: dict[int, PartitionProblem]
+
+
+def plan_model(compilation: Compilation, partitioner: str, report: Progress) -> Planned:
+    """Measure the ops of a compiled model and choose a plan for every batch size."""
     names = available_partitioners() if partitioner == "auto" else [partitioner]
-    for variant in compilation.variants:
-        problem = measure_ops(compilation, variant, report)
-        plan = _fastest_plan(compilation, variant, problem, names, report)
+    plans: dict[int, Plan] = {}
+    problems: dict[int, PartitionProblem] = {}
+    for compiled in compilation.graphs:
+        problem = measure_ops(compilation, compiled, report)
+        plan = _fastest_plan(compilation, compiled, problem, names, report)
         if abs(plan.predicted_us / plan.measured_us - 1) > _STALE:
             # The profile is of a busier or quieter day: plans made from it cannot be trusted.
-            problem = measure_ops(compilation, variant, report, fresh=True)
-            plan = _fastest_plan(compilation, variant, problem, names, report)
-        plans[variant.batch] = plan
-        profiles[variant.batch] = _profiles(variant, problem, plan)
-    roofline = measure_roofline(streams, compilation.cache)
-    metadata = _metadata(compilation.variants[0].name, plans, target, precision, roofline)
+            problem = measure_ops(compilation, compiled, report, fresh=True)
+            plan = _fastest_plan(compilation, compiled, problem, names, report)
+        plans[compiled.batch] = plan
+        problems[compiled.batch] = problem
+    return Planned(plans, problems)
+
+
+def make_artifact(
+    compilation: Compilation, planned: Planned, target: str, precision: str, roofline: Roofline
+) -> Artifact:
+    """Everything that running a model needs."""
+    metadata = describe_model(
+        compilation.graphs[0].name,
+        planned.plans,
+        target=target,
+        precision=precision,
+        roofline=roofline,
+        device=compilation.device,
+    )
+    profiles = {
+        compiled.batch: op_profiles(
+            compiled.extracted.graph,
+            planned.problems[compiled.batch],
+            planned.plans[compiled.batch],
+        )
+        for compiled in compilation.graphs
+    }
     constants = compilation.session.constants
-    return Executable(Artifact(metadata, compilation.kernels, constants, plans, profiles))
+    return Artifact(metadata, compilation.kernels, constants, planned.plans, profiles)
 
 
 def compile_model(
@@ -180,30 +208,70 @@ def compile_model(
 
     Parameters are those of :func:`build`; so are the errors.
     """
+    models = {"": ModelOptions(model, batch_sizes, shapes)}
+    return compile_models(models, streams=streams, precision=precision, progress=progress)[""]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A model and what :func:`build` is told of it."""
+
+    model: Model
+    batch_sizes: Sequence[int] | None = None
+    shapes: Mapping[str, Sequence[int]] | None = None
+
+
+def compile_models(
+    models: Mapping[str, ModelOptions],
+    *,
+    streams: int = 2,
+    precision: str = "fp32",
+    progress: Progress = ignore_progress,
+) -> dict[str, Compilation]:
+    """Compile several models, by name; kernels and equal constants are shared.
+
+    Options and errors are those of :func:`build`.
+    """
     check_precision(precision)
-    batches: Sequence[int | None] = list(dict.fromkeys(batch_sizes)) if batch_sizes else [None]
+    graphs: dict[str, list[CompiledGraph]] = {}
     with _TVM_LOCK:
-        source = open_source(model)
-        estimated = estimate_build(source, shapes, batches)
-        progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
-        variants = []
-        for index, batch in enumerate(batches):
-            progress("optimise the graph", index, len(batches))
-            variants.append(_compile_graph(source, shapes, batch, precision))
-        progress("optimise the graph", len(batches), len(batches))
-        prim_funcs = {k: f for variant in variants for k, f in variant.extracted.prim_funcs.items()}
+        for name, options in models.items():
+            graphs[name] = _optimise(options, precision, progress)
+        extracted = [compiled.extracted for of_model in graphs.values() for compiled in of_model]
+        prim_funcs = {symbol: f for item in extracted for symbol, f in item.prim_funcs.items()}
         progress("compile kernels", 0, 1)
         kernels = compile_kernels(prim_funcs, host_target())
         progress("compile kernels", 1, 1)
         cache = MeasurementCache(_device_name())
         device = calibrate(streams, cache)
-    constants = {k: v for variant in variants for k, v in variant.extracted.constants.items()}
+    constants = {key: array for item in extracted for key, array in item.constants.items()}
     session = Session.open(kernels, constants)
-    chosen = tuple(
-        _with_graph(v, choose_kernels(v.extracted.graph, session, streams, cache, progress))
-        for v in variants
-    )
-    return Compilation(chosen, kernels, session, device, cache)
+    compilations = {}
+    for name, of_model in graphs.items():
+        chosen = tuple(
+            _with_graph(
+                compiled,
+                choose_kernels(compiled.extracted.graph, session, streams, cache, progress),
+            )
+            for compiled in of_model
+        )
+        compilations[name] = Compilation(chosen, kernels, session, device, cache)
+    return compilations
+
+
+def _optimise(options: ModelOptions, precision: str, progress: Progress) -> list[CompiledGraph]:
+    """Graphs of a model for all its batch sizes."""
+    sizes = options.batch_sizes
+    batches: Sequence[int | None] = list(dict.fromkeys(sizes)) if sizes else [None]
+    source = open_source(options.model)
+    estimated = estimate_build(source, options.shapes, batches)
+    progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
+    graphs = []
+    for index, batch in enumerate(batches):
+        progress("optimise the graph", index, len(batches))
+        graphs.append(_compile_graph(source, options.shapes, batch, precision))
+    progress("optimise the graph", len(batches), len(batches))
+    return graphs
 
 
 def optimise_model(
@@ -212,7 +280,7 @@ def optimise_model(
     batch_size: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     precision: str = "fp32",
-) -> Variant:
+) -> CompiledGraph:
     """Import and optimise a model for one batch size, without compiling kernels.
 
     Enough to plan for devices that are not at hand. Parameters are those of :func:`build`; so are
@@ -231,34 +299,37 @@ def _device_name() -> str:
 
 def measure_ops(
     compilation: Compilation,
-    variant: Variant,
+    compiled: CompiledGraph,
     progress: Progress = ignore_progress,
     *,
     fresh: bool = False,
 ) -> PartitionProblem:
     """What a partitioner solves: dependencies of the ops and their costs, measured or cached."""
-    graph, device = variant.extracted.graph, compilation.device
+    graph, device = compiled.extracted.graph, compilation.device
     session, cache = compilation.session, compilation.cache
     times = profile_ops(graph, session, device.streams, cache, progress, fresh=fresh)
     costs = op_costs(times, device.streams)
     return PartitionProblem(tuple(graph.edges()), costs, device)
 
 
-def make_plan(variant: Variant, problem: PartitionProblem, name: str, schedule: Schedule) -> Plan:
+def make_plan(
+    compiled: CompiledGraph, problem: PartitionProblem, name: str, schedule: Schedule
+) -> Plan:
     """Plan of a schedule, with the time that the simulator predicts."""
     return assemble(
-        variant.extracted.graph,
+        compiled.extracted.graph,
         schedule,
         streams=problem.device.streams,
         partitioner=name,
-        batch=variant.batch,
+        batch=compiled.batch,
         predicted_us=simulate(problem, schedule).makespan_us,
     )
 
 
-def _check_options(
+def check_options(
     target: str, partitioner: str, streams: int, batch_sizes: Sequence[int] | None
 ) -> None:
+    """Refuse options that :func:`build` does not know, before any work."""
     if target != "cpu":
         raise PartitionError(f"target {target!r} is not supported; there is: 'cpu'")
     known = ["auto", *PARTITIONERS]
@@ -273,7 +344,7 @@ def _check_options(
 
 def _compile_graph(
     source: Source, shapes: Mapping[str, Sequence[int]] | None, batch: int | None, precision: str
-) -> Variant:
+) -> CompiledGraph:
     imported = import_source(source, shapes, batch)
     pipeline = cpu_pipeline(onednn=onednn_module() is not None, precision=precision)
     try:
@@ -286,16 +357,16 @@ def _compile_graph(
             f"{imported.name}: cannot be compiled: {lines[-1] if lines else type(error).__name__}"
         ) from error
     check_graph_memory(extracted.graph, imported.name)
-    return Variant(imported.batch, imported.name, module, extracted)
+    return CompiledGraph(imported.batch, imported.name, module, extracted)
 
 
-def _with_graph(variant: Variant, graph: OpGraph) -> Variant:
-    return replace(variant, extracted=replace(variant.extracted, graph=graph))
+def _with_graph(compiled: CompiledGraph, graph: OpGraph) -> CompiledGraph:
+    return replace(compiled, extracted=replace(compiled.extracted, graph=graph))
 
 
 def _fastest_plan(
     compilation: Compilation,
-    variant: Variant,
+    compiled: CompiledGraph,
     problem: PartitionProblem,
     names: Sequence[str],
     report: Progress,
@@ -308,77 +379,5 @@ def _fastest_plan(
         if schedule not in schedules.values():
             schedules[name] = schedule
     report("partition", len(names), len(names))
-    plans = {name: make_plan(variant, problem, name, s) for name, s in schedules.items()}
-    measured = measure_plans(plans, compilation.session, report)
-    best = _choose(measured)
-    if best != "sequential" and "sequential" in plans:
-        # The least of several noisy times is too low by chance, so the winner has to win twice.
-        final = {name: plans[name] for name in ("sequential", best)}
-        again = measure_plans(final, compilation.session, report)
-        measured |= again
-        best = _choose(again)
-    _LOG.info("batch %d: %s is the fastest of %s", variant.batch, best, measured)
-    return replace(plans[best], measured_us=measured[best])
-
-
-def _choose(measured_us: Mapping[str, float]) -> str:
-    """The fastest plan; sequential, if there is, unless it is beaten by more than noise."""
-    margins = {"sequential": _MARGIN}
-    return min(measured_us, key=lambda name: measured_us[name] * margins.get(name, 1.0))
-
-
-def measure_plans(
-    plans: Mapping[str, Plan], session: Session, report: Progress
-) -> dict[str, float]:
-    """Median time of one run of every plan, in microseconds, measured in turns."""
-    executors = {name: session.executor(plan) for name, plan in plans.items()}
-    inputs = list(random_inputs(next(iter(plans.values()))).values())
-    runs: dict[str, int] = {}
-    for name, executor in executors.items():
-        once_us = float(np.min(executor.time(inputs, 1, 2)))
-        runs[name] = min(max(int(_SECONDS_PER_PLAN * 1e6 / once_us / _ROUNDS), 2), 100)
-    samples: dict[str, list[Any]] = {name: [] for name in plans}
-    for index in range(_ROUNDS):
-        report("measure plans", index, _ROUNDS)
-        for name, executor in executors.items():
-            samples[name].append(executor.time(inputs, 1, runs[name]))
-    report("measure plans", _ROUNDS, _ROUNDS)
-    return {name: float(np.median(np.concatenate(times))) for name, times in samples.items()}
-
-
-def _profiles(variant: Variant, problem: PartitionProblem, plan: Plan) -> tuple[OpProfile, ...]:
-    """What is known of every op: its costs, and when the simulator has it run under the plan."""
-    ops = variant.extracted.graph.ops
-    number = {op.name: index for index, op in enumerate(ops)}
-    predicted = simulate(
-        problem,
-        tuple(Placement(number[c.op], c.stage, c.group, c.stream, c.threads) for c in plan.calls),
-    )
-    return tuple(
-        OpProfile(op.name, op.flops, op.nbytes, cost.single_us, cost.gang_us, op.origin, start, end)
-        for op, cost, start, end in zip(
-            ops, problem.costs, predicted.start_us, predicted.end_us, strict=True
-        )
-    )
-
-
-def _metadata(
-    name: str, plans: Mapping[int, Plan], target: str, precision: str, roofline: Roofline
-) -> Metadata:
-    smallest = plans[min(plans)]
-
-    def specs(indices: Sequence[int]) -> tuple[TensorSpec, ...]:
-        tensors = [smallest.tensors[index] for index in indices]
-        return tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors)
-
-    used = {kernel.library for plan in plans.values() for kernel in plan.kernels}
-    return Metadata(
-        name=name,
-        target=target,
-        cpu_features=used_features(host_target(), precision),
-        libraries={"onednn": onednn_version()} if "onednn" in used else {},
-        creator=f"top_tvm {__version__}",
-        inputs=specs(smallest.inputs),
-        outputs=specs(smallest.outputs),
-        roofline=roofline,
-    )
+    plans = {name: make_plan(compiled, problem, name, s) for name, s in schedules.items()}
+    return fastest_plan(plans, compilation.session, report)

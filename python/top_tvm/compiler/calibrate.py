@@ -16,12 +16,12 @@ from tvm import te
 
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
-from top_tvm.compiler.cost import DeviceModel
 from top_tvm.compiler.kernel_library import compile_kernels, host_target
 from top_tvm.compiler.op_graph import Op, OpGraph, Storage, Value
 from top_tvm.compiler.partition import Placement
 from top_tvm.compiler.session import Session
 from top_tvm.compiler.transform.schedule_cpu import schedule_prim_func
+from top_tvm.cost import DeviceModel
 from top_tvm.plan import Kernel
 from top_tvm.random_inputs import random_inputs
 

@@ -20,11 +20,11 @@ import tvm
 
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.cache import MeasurementCache
-from top_tvm.compiler.cost import OpCost
 from top_tvm.compiler.op_graph import Op, OpGraph
 from top_tvm.compiler.partition import Placement
 from top_tvm.compiler.replicate import replicate
 from top_tvm.compiler.session import Session
+from top_tvm.cost import OpCost
 from top_tvm.random_inputs import random_inputs
 from top_tvm.runtime.native import onednn_version
 

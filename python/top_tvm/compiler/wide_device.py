@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.op_graph import Op, OpGraph
+from top_tvm.cost import DeviceModel, OpCost
 
 
 @dataclass(frozen=True)

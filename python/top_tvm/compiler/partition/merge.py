@@ -6,13 +6,16 @@ tasks as there are lanes, and all of these are independent of each other within 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from top_tvm.compiler.cost import OpCost
-from top_tvm.compiler.partition.problem import PartitionProblem
+from top_tvm.compiler.partition.problem import PartitionProblem, Placement, Schedule
+from top_tvm.cost import OpCost
 from top_tvm.errors import PartitionError
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,29 @@ class MergedGraph:
     problem: PartitionProblem
     instances: tuple[Instance, ...]
 
+    def restrict(self, schedule: Schedule, instance: Instance) -> Schedule:
+        """The part of a schedule that executes one instance; its ops are numbered from 0."""
+        own = (op for op, other in enumerate(self.instances) if other == instance)
+        number = {op: index for index, op in enumerate(own)}
+        return tuple(
+            Placement(number[place.op], *place[1:]) for place in schedule if place.op in number
+        )
 
-def cut_segments(problem: PartitionProblem, segments: int) -> tuple[int, ...]:
+
+def cut_segments(
+    problem: PartitionProblem, segments: int, allowed: Collection[int] | None = None
+) -> tuple[int, ...]:
     """Cut a graph, in the order of its ops, into segments of about the same time.
+
+    Parameters
+    ----------
+    problem : PartitionProblem
+        The graph.
+    segments : int
+        Number of segments.
+    allowed : collection of int, optional
+        Where a segment may begin. If that is at fewer ops than wanted, there are fewer segments,
+        which the log says. By default everywhere.
 
     Returns
     -------
@@ -50,6 +73,12 @@ def cut_segments(problem: PartitionProblem, segments: int) -> tuple[int, ...]:
     PartitionError
         If there are fewer ops than segments.
     """
+    inside = range(1, problem.num_ops)
+    positions = list(inside) if allowed is None else sorted(set(allowed).intersection(inside))
+    if allowed is not None and segments > len(positions) + 1:
+        possible = len(positions) + 1
+        _LOG.warning("%d segments instead of %d: no more cuts are possible", possible, segments)
+        segments = possible
     if not 1 <= segments <= max(problem.num_ops, 1):
         raise PartitionError(f"{problem.num_ops} ops cannot be cut into {segments} segments")
     done = [0.0]
@@ -59,13 +88,14 @@ def cut_segments(problem: PartitionProblem, segments: int) -> tuple[int, ...]:
     share = done[-1] / segments
     bounds = [0]
     for segment in range(1, segments):
-        first, last = bounds[-1] + 1, problem.num_ops - (segments - segment)
         goal = share * segment
-        near = [at for at in range(first, last + 1) if abs(done[at] - goal) <= 0.1 * share]
+        left = segments - 1 - segment  # cuts that come behind this one
+        candidates = [at for at in positions[: len(positions) - left] if at > bounds[-1]]
+        near = [at for at in candidates if abs(done[at] - goal) <= 0.1 * share]
         if near:
             bounds.append(min(near, key=lambda at: (crossing[at], abs(done[at] - goal))))
         else:
-            bounds.append(min(range(first, last + 1), key=lambda at: abs(done[at] - goal)))
+            bounds.append(min(candidates, key=lambda at: abs(done[at] - goal)))
     return (*bounds, problem.num_ops)
 
 
@@ -105,17 +135,35 @@ def merge(
     """
     if not problems or not len(problems) == len(lanes) == len(segments):
         raise PartitionError("merge needs a number of lanes and of segments for every model")
-    device = problems[0].device
+    for model, problem in enumerate(problems):
+        if problem.device != problems[0].device:
+            raise PartitionError(f"model {model} is for another device than model 0")
+    cuts = [cut_segments(problem, parts) for problem, parts in zip(problems, segments, strict=True)]
+    return merge_segments(problems, lanes, cuts)
+
+
+def merge_segments(
+    problems: Sequence[PartitionProblem], lanes: Sequence[int], cuts: Sequence[Sequence[int]]
+) -> MergedGraph:
+    """Merge models that are cut already.
+
+    Parameters
+    ----------
+    problems : sequence of PartitionProblem
+        One per model, all for the same device.
+    lanes : sequence of int
+        As for :func:`merge`.
+    cuts : sequence of sequence of int
+        Per model the bounds of its segments, see :func:`cut_segments`.
+    """
     edges: list[tuple[int, int]] = []
     costs: list[OpCost] = []
     instances: list[Instance] = []
     names: list[str] = []
-    for model, (problem, count, parts) in enumerate(zip(problems, lanes, segments, strict=True)):
-        if problem.device != device:
-            raise PartitionError(f"model {model} is for another device than model 0")
+    for model, (problem, count, bounds) in enumerate(zip(problems, lanes, cuts, strict=True)):
         if count < 0:
             raise PartitionError(f"model {model} has {count} lanes")
-        bounds = cut_segments(problem, parts)
+        known = problem.names or [str(op) for op in range(problem.num_ops)]
         for lane in range(count):
             for segment, (first, last) in enumerate(pairwise(bounds)):
                 offset = len(costs) - first
@@ -128,7 +176,6 @@ def merge(
                 costs += problem.costs[first:last]
                 instances += [Instance(model, lane, segment)] * (last - first)
                 place = f"m{model}.l{lane}.s{segment}/"
-                known = problem.names or [str(op) for op in range(problem.num_ops)]
                 names += [place + known[op] for op in inside]
     merged = replace(problems[0], edges=tuple(edges), costs=tuple(costs), names=tuple(names))
     return MergedGraph(merged, tuple(instances))

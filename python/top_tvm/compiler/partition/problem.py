@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from top_tvm import _native
-from top_tvm.compiler.cost import DeviceModel, OpCost
+from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import GraphError, PartitionError
 
 
