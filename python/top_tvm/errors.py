@@ -6,6 +6,8 @@ machine is at fault" from a bug. Messages say what is wrong, where, and what to 
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+
 
 class TopTVMError(Exception):
     """Root of the tree."""
@@ -41,3 +43,19 @@ class InputError(TopTVMError, ValueError):
 
 class DependencyError(TopTVMError, ImportError):
     """An optional package is needed for this and not installed."""
+
+
+class QueueFull(TopTVMError):
+    """A task was refused because too many of its model are waiting: submit it later."""
+
+
+class DeadlineExceeded(TopTVMError, TimeoutError):
+    """A task cannot meet its deadline any more, so no work was done for it."""
+
+
+class Cancelled(TopTVMError, CancelledError):
+    """A task was given up after it had been launched, when its segment ended."""
+
+
+class Closed(TopTVMError):
+    """The runtime takes no more tasks, or ended before this one did."""

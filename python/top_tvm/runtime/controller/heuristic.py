@@ -1,0 +1,101 @@
+"""The heuristic: the variant with the least expected response time for the present arrivals.
+
+Capacity and latency of every variant are known; the rates of arrival are estimated by the runtime.
+A variant that is loaded to a share ``rho`` of its capacity answers after about
+
+    latency * (1 + rho / (1 - rho) * (1 + variation ** 2) / 2) + time of what is queued
+
+(Kingman's approximation with regular service). Where every variant is overloaded, capacity is all
+that counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from top_tvm.runtime.controller.decision import (
+    Decision,
+    ModelSnapshot,
+    Snapshot,
+    VariantFeatures,
+    unlimited,
+)
+
+# Beyond this share of its capacity a variant counts as overloaded.
+_OVERLOADED = 0.95
+# Another variant must be better by so much to be worth a switch, and the present one so old.
+_WORTH_A_SWITCH = 0.95
+_WORTH_CAPACITY = 0.98
+_LEAST_PERIODS = 5
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    load: float  # share of the capacity
+    response_us: float
+
+
+def decide(snapshot: Snapshot, variants: tuple[VariantFeatures, ...]) -> Decision:
+    """Choose a variant; dequeueing is not limited.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What is going on.
+    variants : tuple of VariantFeatures
+        What could be done; the first has the least latency.
+
+    Returns
+    -------
+    Decision
+        The present variant unless another is better by more than the estimates' errors.
+    """
+    keep = unlimited(len(snapshot.models))
+    rates = [max(m.short_rate_per_s, m.long_rate_per_s) for m in snapshot.models]
+    if sum(rates) + sum(m.queued for m in snapshot.models) <= 0:
+        return Decision(snapshot.variant, keep, "nothing to do")
+    estimates = [_estimate(variant, snapshot, rates) for variant in variants]
+    present = estimates[snapshot.variant]
+    if min(estimate.load for estimate in estimates) > _OVERLOADED:
+        best = min(range(len(variants)), key=lambda v: estimates[v].load)
+        gain = estimates[best].load / present.load
+        reason, worth = "overloaded: most capacity", _WORTH_CAPACITY
+    else:
+        best = min(range(len(variants)), key=lambda v: estimates[v].response_us)
+        gain = estimates[best].response_us / present.response_us
+        reason, worth = "least expected response time", _WORTH_A_SWITCH
+    young = snapshot.since_switch_us < _LEAST_PERIODS * variants[snapshot.variant].period_us
+    if best == snapshot.variant or gain > worth or young:
+        return Decision(snapshot.variant, keep, f"kept, load {present.load:.2f}")
+    return Decision(best, keep, f"{reason}, load {estimates[best].load:.2f}")
+
+
+def _estimate(variant: VariantFeatures, snapshot: Snapshot, rates: list[float]) -> _Estimate:
+    queued_us = sum(
+        model.queued * work_us
+        for model, work_us in zip(snapshot.models, variant.work_us, strict=True)
+    )
+    load = sum(
+        1e-6 * rate * work_us for rate, work_us in zip(rates, variant.work_us, strict=True)
+    )
+    load *= snapshot.pace
+    total = sum(rates) or 1.0
+    latency_us = sum(
+        rate / total * latency for rate, latency in zip(rates, variant.latency_us, strict=True)
+    )
+    if latency_us == 0:  # no arrivals, only what is queued
+        latency_us = min(variant.latency_us)
+    bounded = min(load, _OVERLOADED)
+    waiting = bounded / (1 - bounded) * (1 + _variation(snapshot.models, rates) ** 2) / 2
+    response_us = snapshot.pace * (latency_us * (1 + waiting) + queued_us)
+    if load > _OVERLOADED:
+        response_us *= 1 + load  # worse than any that is not
+    return _Estimate(max(load, 1e-9), response_us)
+
+
+def _variation(models: tuple[ModelSnapshot, ...], rates: list[float]) -> float:
+    """Of all arrivals: that of the models, by their rates."""
+    total = sum(rates)
+    if total <= 0:
+        return 1.0
+    return sum(m.variation * rate for m, rate in zip(models, rates, strict=True)) / total

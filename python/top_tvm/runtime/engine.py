@@ -1,0 +1,238 @@
+"""An engine: one native runtime with the thread that tells clients what became of their tasks.
+
+A :class:`~top_tvm.runtime.runtime.Runtime` has one engine at a time; when its models change, it gets
+another one, and the old one ends its tasks beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from top_tvm import _native
+from top_tvm.artifact import TensorSpec
+from top_tvm.errors import (
+    Cancelled,
+    Closed,
+    DeadlineExceeded,
+    DeviceError,
+    InputError,
+    QueueFull,
+    TopTVMError,
+)
+from top_tvm.mix import Mix
+from top_tvm.plan import Plan
+from top_tvm.runtime.controller.decision import VariantFeatures
+from top_tvm.runtime.variant_table import VariantTable
+
+Array = npt.NDArray[Any]
+# As TaskState of runtime/serving/task.h.
+_QUEUED, _RUNNING, _COMPLETED, _REJECTED, _EXPIRED, _CANCELLED, _FAILED = range(7)
+_POLL_S = 0.5
+
+
+class TaskFuture(Future[dict[str, Array]]):
+    """The answer to come. ``result()`` is a new array per output, by its ONNX name.
+
+    ``cancel()`` ends a task that waits, and returns True. One that runs ends when its segment does,
+    if that is not its last: ``result()`` then raises :class:`~top_tvm.errors.Cancelled`.
+    """
+
+    _engine: Engine
+    _ticket: tuple[int, int] | None = None
+
+    def cancel(self) -> bool:
+        """Give the task up; whether it has ended without having been launched."""
+        if self._ticket is None or self.done():
+            return self.cancelled()
+        if self._engine.native.cancel(*self._ticket):
+            return super().cancel()
+        return self.cancelled()
+
+    def _give_up(self) -> None:
+        """Cancel in the eyes of waiting clients; the native runtime knows already."""
+        if super().cancel() or self.cancelled():
+            self.set_running_or_notify_cancel()
+
+
+class _Inputs:
+    """What a task of a model must be given."""
+
+    def __init__(self, name: str, specs: tuple[TensorSpec, ...]) -> None:
+        self._name = name
+        self._specs = [(spec.name, np.dtype(spec.dtype), spec.shape) for spec in specs]
+
+    def match(self, inputs: Mapping[str, Any]) -> list[Array]:
+        """Arrays in the order of the model, contiguous."""
+        arrays = []
+        for name, dtype, shape in self._specs:
+            array = inputs.get(name)
+            if type(array) is not np.ndarray:
+                array = self._convert(name, inputs)
+            if array.dtype != dtype or array.shape != shape:
+                raise InputError(
+                    f"model '{self._name}', input '{name}': expected {dtype}{list(shape)}, "
+                    f"given {array.dtype}{list(array.shape)}"
+                )
+            if not (array.flags.c_contiguous and array.dtype.isnative):
+                array = np.ascontiguousarray(array, dtype)
+            arrays.append(array)
+        if len(inputs) != len(arrays):
+            raise InputError(f"{self._expected()}, given {_names(inputs)}")
+        return arrays
+
+    def _convert(self, name: str, inputs: Mapping[str, Any]) -> Array:
+        if name not in inputs:
+            raise InputError(f"{self._expected()}, given {_names(inputs)}")
+        value = inputs[name]
+        try:
+            return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"model '{self._name}', input '{name}' cannot be read as an array: {error}"
+            ) from error
+
+    def _expected(self) -> str:
+        return f"model '{self._name}': expected inputs {_names(name for name, *_ in self._specs)}"
+
+
+class Engine:
+    """Thread-safe, apart from :meth:`close`.
+
+    Parameters
+    ----------
+    mix : Mix
+        The models.
+    table : VariantTable
+        Its variants as numbers.
+    executors : list of list
+        The native executor of every plan of the table.
+    features : tuple of VariantFeatures
+        Of the variants.
+    queue_size : int
+        Tasks of each model that may wait.
+    """
+
+    def __init__(
+        self,
+        mix: Mix,
+        table: VariantTable,
+        executors: list[list[_native.Executor]],
+        features: tuple[VariantFeatures, ...],
+        queue_size: int,
+    ) -> None:
+        self.features = features
+        self.names = tuple(mix.models)
+        self.streams = table.streams
+        self._index = {name: index for index, name in enumerate(self.names)}
+        specs = [artifact.metadata for artifact in mix.models.values()]
+        self._inputs = [
+            _Inputs(name, spec.inputs) for name, spec in zip(self.names, specs, strict=True)
+        ]
+        self._outputs = [tuple(output.name for output in spec.outputs) for spec in specs]
+        self.native = _native.LiveRuntime(
+            table.fields,
+            executors,
+            [_tensors(spec.inputs) for spec in specs],
+            [_tensors(spec.outputs) for spec in specs],
+            table.streams,
+            queue_size,
+        )
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._deliver, name="top-tvm delivery", daemon=True
+        )
+        self._thread.start()
+
+    def submit(
+        self, model: str, inputs: Mapping[str, Any], deadline_ms: float | None, priority: int
+    ) -> TaskFuture:
+        """As :meth:`Runtime.submit`."""
+        index = self._index.get(model)
+        if index is None:
+            raise InputError(f"there is no model {model!r}; there are: {_names(self.names)}")
+        arrays = self._inputs[index].match(inputs)
+        deadline_us = float("inf") if deadline_ms is None else 1e3 * deadline_ms
+        future = TaskFuture()
+        future._engine = self
+        future.model = index  # type: ignore[attr-defined]
+        state, *ticket = self.native.submit(index, arrays, priority, deadline_us, future)
+        if state == _QUEUED:
+            future._ticket = (ticket[0], ticket[1])
+            return future
+        if state == _REJECTED:
+            raise QueueFull(f"model {model!r}: too many tasks wait already; submit it later")
+        if state == _EXPIRED:
+            raise DeadlineExceeded(
+                f"model {model!r}: {deadline_ms:g} ms are not enough for what waits already"
+            )
+        raise Closed("the runtime is closed")
+
+    def close(self, timeout_s: float, *, cancel_queued: bool) -> bool:
+        """End all tasks, and the thread; whether that worked in time.
+
+        Tasks whose workers are stuck fail with :class:`DeviceError`.
+        """
+        self.native.close(cancel_queued)
+        in_time = self.native.wait_idle(timeout_s)
+        if not in_time:
+            self.native.close(True)
+            self.native.wait_idle(min(timeout_s, _POLL_S))
+            if stuck := self.native.stuck_workers(0.0):
+                what = ", ".join(f"op '{op}' of model '{model}'" for _, model, op, _ in stuck)
+            else:
+                what = "a kernel"
+            for future in self.native.abandon():
+                future.set_exception(DeviceError(f"closed while {what} was running for too long"))
+        self._ended.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(2 * _POLL_S + 1)
+        return in_time
+
+    def _deliver(self) -> None:
+        while True:
+            # Ended: whatever was there then is seen by one more look.
+            ended = self._ended.is_set()
+            tasks = self.native.wait_finished(0.0 if ended else _POLL_S)
+            for future, state, failure, outputs, *_ in tasks:
+                if future is not None:
+                    self._tell(future, state, failure, outputs)
+            if ended and not tasks:
+                return
+
+    def _tell(self, future: TaskFuture, state: int, failure: str, outputs: list[Array]) -> None:
+        if state == _COMPLETED:
+            names = self._outputs[future.model]  # type: ignore[attr-defined]
+            future.set_result(dict(zip(names, outputs, strict=True)))
+        elif future.cancelled():
+            future.set_running_or_notify_cancel()
+        elif state == _CANCELLED:
+            future.set_exception(Cancelled("the task was given up"))
+        else:
+            future.set_exception(_error(state, failure))
+
+
+def _error(state: int, failure: str) -> TopTVMError:
+    if state == _EXPIRED:
+        return DeadlineExceeded("the task's turn came too late for its deadline")
+    return DeviceError(failure)
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(spec.name, spec.dtype, spec.shape) for spec in specs]
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
+
+
+def make_executors(
+    plans: tuple[tuple[Plan, ...], ...], executor_of: Callable[[int, Plan], _native.Executor]
+) -> list[list[_native.Executor]]:
+    """One executor per plan."""
+    return [[executor_of(model, plan) for plan in of_model] for model, of_model in enumerate(plans)]
