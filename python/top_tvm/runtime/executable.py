@@ -32,6 +32,8 @@ class Executable:
     ----------
     artifact : Artifact
         What :func:`top_tvm.build` makes and :func:`top_tvm.load` reads.
+    library : KernelLibrary, optional
+        The artifact's kernels, where they are loaded already.
 
     Raises
     ------
@@ -42,7 +44,7 @@ class Executable:
         machine has.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, *, library: _native.KernelLibrary | None = None) -> None:
         self._artifact = artifact
         needs_onednn = any(
             kernel.library == "onednn"
@@ -57,7 +59,8 @@ class Executable:
             )
         _check_memory(artifact.plans)
         try:
-            library = _native.KernelLibrary(artifact.kernels) if artifact.kernels else None
+            if library is None and artifact.kernels:
+                library = _native.KernelLibrary(artifact.kernels)
             constants = {key: _ready(raw(array)) for key, array in artifact.constants.items()}
             self._executors = {
                 batch: _native.Executor(plan, constants, library, module)
