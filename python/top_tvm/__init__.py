@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from top_tvm.errors import (
     ArtifactError,
+    Cancelled,
+    Closed,
+    DeadlineExceeded,
     DependencyError,
     DeviceError,
     GraphError,
@@ -24,6 +27,7 @@ from top_tvm.errors import (
     ModelError,
     PartitionError,
     PlanError,
+    QueueFull,
     TopTVMError,
 )
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
     from top_tvm.runtime.executable import Executable
     from top_tvm.runtime.mix_executable import MixExecutable
+    from top_tvm.runtime.runtime import Runtime
 
     Model: TypeAlias = str | Path | bytes | onnx.ModelProto | ExportedProgram | tvm.IRModule
 
@@ -41,6 +46,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "Cancelled",
+    "Closed",
+    "DeadlineExceeded",
     "DependencyError",
     "DeviceError",
     "Executable",
@@ -50,6 +58,8 @@ __all__ = [
     "ModelError",
     "PartitionError",
     "PlanError",
+    "QueueFull",
+    "Runtime",
     "TopTVMError",
     "__version__",
     "build",
@@ -234,13 +244,16 @@ def _compiler_needed() -> Iterator[None]:
         ) from error
 
 
+_CLASSES = {
+    "Executable": "top_tvm.runtime.executable",
+    "MixExecutable": "top_tvm.runtime.mix_executable",
+    "Runtime": "top_tvm.runtime.runtime",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "Executable":
-        from top_tvm.runtime.executable import Executable
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Executable
-    if name == "MixExecutable":
-        from top_tvm.runtime.mix_executable import MixExecutable
-
-        return MixExecutable
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_CLASSES[name]), name)

@@ -1,13 +1,13 @@
 """An engine: one native runtime with the thread that tells clients what became of their tasks.
 
-A :class:`~top_tvm.runtime.runtime.Runtime` has one engine at a time; when its models change, it gets
-another one, and the old one ends its tasks beside it.
+A :class:`~top_tvm.runtime.runtime.Runtime` has one engine at a time; when its models change, it
+gets another one, and the old one ends its tasks beside it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -26,7 +26,6 @@ from top_tvm.errors import (
     TopTVMError,
 )
 from top_tvm.mix import Mix
-from top_tvm.plan import Plan
 from top_tvm.runtime.controller.decision import VariantFeatures
 from top_tvm.runtime.variant_table import VariantTable
 
@@ -43,8 +42,11 @@ class TaskFuture(Future[dict[str, Array]]):
     if that is not its last: ``result()`` then raises :class:`~top_tvm.errors.Cancelled`.
     """
 
-    _engine: Engine
-    _ticket: tuple[int, int] | None = None
+    def __init__(self, engine: Engine, model: int) -> None:
+        super().__init__()
+        self._engine = engine
+        self._ticket: tuple[int, int] | None = None
+        self.model = model
 
     def cancel(self) -> bool:
         """Give the task up; whether it has ended without having been launched."""
@@ -53,11 +55,6 @@ class TaskFuture(Future[dict[str, Array]]):
         if self._engine.native.cancel(*self._ticket):
             return super().cancel()
         return self.cancelled()
-
-    def _give_up(self) -> None:
-        """Cancel in the eyes of waiting clients; the native runtime knows already."""
-        if super().cancel() or self.cancelled():
-            self.set_running_or_notify_cancel()
 
 
 class _Inputs:
@@ -144,9 +141,7 @@ class Engine:
             queue_size,
         )
         self._ended = threading.Event()
-        self._thread = threading.Thread(
-            target=self._deliver, name="top-tvm delivery", daemon=True
-        )
+        self._thread = threading.Thread(target=self._deliver, name="top-tvm delivery", daemon=True)
         self._thread.start()
 
     def submit(
@@ -158,9 +153,7 @@ class Engine:
             raise InputError(f"there is no model {model!r}; there are: {_names(self.names)}")
         arrays = self._inputs[index].match(inputs)
         deadline_us = float("inf") if deadline_ms is None else 1e3 * deadline_ms
-        future = TaskFuture()
-        future._engine = self
-        future.model = index  # type: ignore[attr-defined]
+        future = TaskFuture(self, index)
         state, *ticket = self.native.submit(index, arrays, priority, deadline_us, future)
         if state == _QUEUED:
             future._ticket = (ticket[0], ticket[1])
@@ -172,6 +165,10 @@ class Engine:
                 f"model {model!r}: {deadline_ms:g} ms are not enough for what waits already"
             )
         raise Closed("the runtime is closed")
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """Counts and times by the names of the models."""
+        return dict(zip(self.names, self.native.statistics(), strict=True))
 
     def close(self, timeout_s: float, *, cancel_queued: bool) -> bool:
         """End all tasks, and the thread; whether that worked in time.
@@ -207,7 +204,7 @@ class Engine:
 
     def _tell(self, future: TaskFuture, state: int, failure: str, outputs: list[Array]) -> None:
         if state == _COMPLETED:
-            names = self._outputs[future.model]  # type: ignore[attr-defined]
+            names = self._outputs[future.model]
             future.set_result(dict(zip(names, outputs, strict=True)))
         elif future.cancelled():
             future.set_running_or_notify_cancel()
@@ -229,10 +226,3 @@ def _tensors(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, .
 
 def _names(names: Any) -> str:
     return ", ".join(f"'{name}'" for name in names) or "none"
-
-
-def make_executors(
-    plans: tuple[tuple[Plan, ...], ...], executor_of: Callable[[int, Plan], _native.Executor]
-) -> list[list[_native.Executor]]:
-    """One executor per plan."""
-    return [[executor_of(model, plan) for plan in of_model] for model, of_model in enumerate(plans)]

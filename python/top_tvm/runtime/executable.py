@@ -46,26 +46,46 @@ class Executable:
 
     def __init__(self, artifact: Artifact, *, library: _native.KernelLibrary | None = None) -> None:
         self._artifact = artifact
-        needs_onednn = any(
-            kernel.library == "onednn"
-            for plan in artifact.plans.values()
-            for kernel in plan.kernels
-        )
-        module = onednn_module() if needs_onednn else None
-        if needs_onednn and module is None:
-            raise DeviceError(
-                "the model was compiled for oneDNN, which is missing or switched off by "
-                f"{ONEDNN_SWITCH}=0: install onednn-cpu-gomp, or build the model on this machine"
-            )
         _check_memory(artifact.plans)
         try:
             if library is None and artifact.kernels:
                 library = _native.KernelLibrary(artifact.kernels)
-            constants = {key: _ready(raw(array)) for key, array in artifact.constants.items()}
-            self._executors = {
-                batch: _native.Executor(plan, constants, library, module)
-                for batch, plan in sorted(artifact.plans.items())
-            }
+        except RuntimeError as error:
+            raise DeviceError(str(error)) from error
+        self._library = library
+        self._constants: dict[str, Array] = {}
+        self._executors = {
+            batch: self._prepare(plan) for batch, plan in sorted(artifact.plans.items())
+        }
+
+    def native_executor(self, plan: Plan) -> _native.Executor:
+        """What runs a plan that uses this model's kernels and constants: one of its own, or new.
+
+        Raises
+        ------
+        PlanError, DeviceError
+            As for the constructor.
+        """
+        for batch, own in self._artifact.plans.items():
+            if own is plan:
+                return self._executors[batch]
+        return self._prepare(plan)
+
+    def _prepare(self, plan: Plan) -> _native.Executor:
+        module = onednn_module() if any(k.library == "onednn" for k in plan.kernels) else None
+        if module is None and any(kernel.library == "onednn" for kernel in plan.kernels):
+            raise DeviceError(
+                "the model was compiled for oneDNN, which is missing or switched off by "
+                f"{ONEDNN_SWITCH}=0: install onednn-cpu-gomp, or build the model on this machine"
+            )
+        try:
+            for tensor in plan.tensors:
+                if tensor.space == "constant" and tensor.storage not in self._constants:
+                    array = self._artifact.constants[tensor.storage]
+                    self._constants[tensor.storage] = _ready(raw(array))
+            used = {t.storage for t in plan.tensors if t.space == "constant"}
+            constants = {key: self._constants[key] for key in used}
+            return _native.Executor(plan, constants, self._library, module)
         except ValueError as error:
             raise PlanError(str(error)) from error
         except RuntimeError as error:

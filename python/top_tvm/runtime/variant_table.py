@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from top_tvm._native import allowed_cores
-from top_tvm.errors import PlanError
+from top_tvm.errors import InputError, PlanError
 from top_tvm.mix import Lane, Mix, ModelVariant, Variant, memory_bytes
 from top_tvm.plan import Plan
+from top_tvm.runtime.controller.decision import VariantFeatures
 from top_tvm.runtime.executable import Executable
 
 _LaneFields = tuple[int, list[list[int]]]
@@ -112,13 +113,47 @@ def mix_of(executables: Mapping[str, Executable]) -> Mix:
     )
 
 
+def with_modes(mix: Mix, mode: str) -> Mix:
+    """Only the variants of a mode, behind the serial one; ``"auto"`` for all.
+
+    Raises
+    ------
+    InputError
+        If there is no such mode, or no variant of it.
+    """
+    if mode == "auto":
+        return mix
+    if mode not in ("serial", "free", "merged"):
+        raise InputError(f"no mode {mode!r}; there are: auto, serial, free, merged")
+    chosen = tuple(variant for variant in mix.variants[1:] if variant.mode == mode)
+    if mode != "serial" and not chosen:
+        raise InputError(f"there is no variant of mode {mode!r} in this mix: build it with some")
+    return replace(mix, variants=(mix.variants[0], *chosen))
+
+
+def features_of(mix: Mix, table: VariantTable) -> tuple[VariantFeatures, ...]:
+    """What a controller sees of the variants."""
+    _, sizes, variants = table.fields
+    features = []
+    for variant, (id_, _, _, period_us, models) in zip(mix.variants, variants, strict=True):
+        work_us = tuple(
+            min(work / size for work, size in zip(model[3], tasks, strict=False))
+            for model, tasks in zip(models, sizes, strict=True)
+        )
+        latency_us = tuple(model[2][0] for model in models)
+        features.append(VariantFeatures(id_, period_us, latency_us, work_us, variant.memory_bytes))
+    return tuple(features)
+
+
 def lone_us(plans: Sequence[Plan]) -> float:
     """Time of an instance that has the device to itself, measured if that was done."""
     return sum(plan.measured_us or plan.predicted_us for plan in plans) or 1.0
 
 
 def _one_lane(exe: Executable) -> ModelVariant:
-    plans = {batch: (plan,) for batch, plan in sorted(exe.artifact.plans.items())}
+    plans: dict[int, tuple[Plan, ...]] = {
+        batch: (plan,) for batch, plan in sorted(exe.artifact.plans.items())
+    }
     return ModelVariant(1, (Lane(0, plans),), tuple(plans))
 
 
@@ -171,9 +206,7 @@ def _model_fields(
         )
         alone = serial.lanes[0].plans.get(batch)
         alone_us = (
-            lone_us(alone)
-            if alone
-            else lone_us(serial.lanes[0].plans[smallest]) * batch / smallest
+            lone_us(alone) if alone else lone_us(serial.lanes[0].plans[smallest]) * batch / smallest
         )
         work_us.append(alone_us * slowdown)
     return model.segments, lanes, latency_us, work_us

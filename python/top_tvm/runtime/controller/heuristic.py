@@ -35,7 +35,9 @@ class _Estimate:
     response_us: float
 
 
-def decide(snapshot: Snapshot, variants: tuple[VariantFeatures, ...]) -> Decision:
+def decide(
+    snapshot: Snapshot, variants: tuple[VariantFeatures, ...], *, first: int = 0
+) -> Decision:
     """Choose a variant; dequeueing is not limited.
 
     Parameters
@@ -44,6 +46,8 @@ def decide(snapshot: Snapshot, variants: tuple[VariantFeatures, ...]) -> Decisio
         What is going on.
     variants : tuple of VariantFeatures
         What could be done; the first has the least latency.
+    first : int
+        Variants before this one are not chosen. (Lone tasks get variant 0 in any case.)
 
     Returns
     -------
@@ -51,17 +55,20 @@ def decide(snapshot: Snapshot, variants: tuple[VariantFeatures, ...]) -> Decisio
         The present variant unless another is better by more than the estimates' errors.
     """
     keep = unlimited(len(snapshot.models))
+    choice = range(first, len(variants))
+    if snapshot.variant < first:
+        return Decision(first, keep, "the first that may be chosen")
     rates = [max(m.short_rate_per_s, m.long_rate_per_s) for m in snapshot.models]
     if sum(rates) + sum(m.queued for m in snapshot.models) <= 0:
         return Decision(snapshot.variant, keep, "nothing to do")
     estimates = [_estimate(variant, snapshot, rates) for variant in variants]
     present = estimates[snapshot.variant]
-    if min(estimate.load for estimate in estimates) > _OVERLOADED:
-        best = min(range(len(variants)), key=lambda v: estimates[v].load)
+    if min(estimates[v].load for v in choice) > _OVERLOADED:
+        best = min(choice, key=lambda v: estimates[v].load)
         gain = estimates[best].load / present.load
         reason, worth = "overloaded: most capacity", _WORTH_CAPACITY
     else:
-        best = min(range(len(variants)), key=lambda v: estimates[v].response_us)
+        best = min(choice, key=lambda v: estimates[v].response_us)
         gain = estimates[best].response_us / present.response_us
         reason, worth = "least expected response time", _WORTH_A_SWITCH
     young = snapshot.since_switch_us < _LEAST_PERIODS * variants[snapshot.variant].period_us
@@ -75,9 +82,7 @@ def _estimate(variant: VariantFeatures, snapshot: Snapshot, rates: list[float]) 
         model.queued * work_us
         for model, work_us in zip(snapshot.models, variant.work_us, strict=True)
     )
-    load = sum(
-        1e-6 * rate * work_us for rate, work_us in zip(rates, variant.work_us, strict=True)
-    )
+    load = sum(1e-6 * rate * work_us for rate, work_us in zip(rates, variant.work_us, strict=True))
     load *= snapshot.pace
     total = sum(rates) or 1.0
     latency_us = sum(
