@@ -11,6 +11,7 @@
 
 #include "runtime/execution_context.h"
 #include "runtime/kernel_error.h"
+#include "runtime/shared_kernels.h"
 #include "runtime/waiting.h"
 #include "runtime/worker_pool.h"
 #include "runtime/workspace.h"
@@ -177,7 +178,7 @@ void Executor::resolve_kernels(const FindKernel& find_kernel) {
           tensor.strides.empty() ? nullptr : const_cast<int64_t*>(tensor.strides.data()), 0});
     }
     try {
-      kernels_.push_back(create_library_kernel(*library_kernels_, kernel, args, call.threads));
+      kernels_.push_back(shared_library_kernel(*library_kernels_, kernel, args, call.threads));
     } catch (const std::runtime_error& error) {
       throw std::runtime_error("Cannot create op '" + call.op + "': " + error.what());
     }

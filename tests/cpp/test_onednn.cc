@@ -9,6 +9,7 @@
 
 #include "runtime/executor.h"
 #include "runtime/library_module.h"
+#include "runtime/shared_kernels.h"
 #include "runtime/worker_pool.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/onednn/op.h"
@@ -103,6 +104,74 @@ void packed_weights_are_shared(const TopLibraryKernels& library) {
   for (size_t i = 0; i < after.size(); ++i) CHECK(std::abs(after[i] - 2 * before[i]) < 1e-4f);
 }
 
+// Equal kernels are one kernel, whoever asks, until the last user is gone; everything that makes
+// them different counts.
+void equal_kernels_are_shared(const TopLibraryKernels& library) {
+  const Op op = convolutions().ops[0];
+  Buffer data(elements(op.operands[0].shape)), weight(elements(op.operands[1].shape)), bias(32);
+  Buffer other_bias(32);
+  data.randomise(1);
+  weight.randomise(2);
+  const auto make = [&](const top::PlanData& plan, const Buffer& bias) {
+    std::vector<DLTensor> args;
+    for (int index : plan.calls[0].args) {
+      const top::TensorData& tensor = plan.tensors[index];
+      void* constant = tensor.name == "weight" ? weight.data() : bias.data();
+      args.push_back({tensor.space == top::Space::kConstant ? constant : nullptr,
+                      {kDLCPU, 0},
+                      static_cast<int32_t>(tensor.shape.size()),
+                      tensor.dtype,
+                      const_cast<int64_t*>(tensor.shape.data()),
+                      nullptr,
+                      0});
+    }
+    return top::shared_library_kernel(library, plan.kernels[0], args, plan.calls[0].threads);
+  };
+  top::LibraryKernel kernel = make(op.plan(1), bias);
+  const auto expect_another = [&](const top::PlanData& plan, const Buffer& bias) {
+    CHECK(make(plan, bias) != kernel);
+  };
+  CHECK(make(op.plan(1), bias) == kernel);
+  expect_another(op.plan(2), bias);
+  expect_another(op.plan(1), other_bias);
+  top::PlanData larger = op.plan(1);
+  for (top::TensorData& tensor : larger.tensors) {
+    if (tensor.space != top::Space::kConstant) tensor.shape[0] = 2;
+  }
+  expect_another(larger, bias);
+  Op followed = op;
+  followed.attributes["post0.relu"] = {0};
+  const top::LibraryKernel relu = make(followed.plan(1), bias);
+  CHECK(relu != kernel);
+  followed.attributes["post0.relu"] = {0.5};
+  CHECK(make(followed.plan(1), bias) != relu);
+
+  const std::weak_ptr<void> seen = kernel;
+  kernel.reset();
+  CHECK(seen.expired());
+
+  // Executors come and go on several threads, and use what they share at the same time.
+  const top::Constants constants = {{"weight", {weight.data(), weight.size() * 4}},
+                                    {"bias", {bias.data(), bias.size() * 4}}};
+  const auto run = [&](int threads, const Buffer& out) {
+    top::Executor(op.plan(threads), constants, no_kernel, &library)
+        .run({data.data()}, {out.data()});
+  };
+  Buffer expected(elements(op.out_shape));
+  run(1, expected);
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 6; ++client) {
+    clients.emplace_back([&] {
+      Buffer out(expected.size());
+      for (int round = 0; round < 30; ++round) {
+        run(1 + round % 2, out);
+        check_close(out, expected);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+}
+
 // Somebody else in the process uses the same libdnnl on threads of their own: their parallel
 // regions are still libgomp's. Several at once, while the runtime executes gang calls.
 void foreign_use_goes_on(const TopLibraryKernels& library) {
@@ -145,6 +214,7 @@ int main(int argc, char** argv) {
   bad_specs_are_refused(library);
   concurrent_clients(library);
   packed_weights_are_shared(library);
+  equal_kernels_are_shared(library);
 #ifndef TOP_TVM_THREAD_SANITIZER  // which cannot see how libgomp's threads synchronise
   foreign_use_goes_on(library);
 #else
