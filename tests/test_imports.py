@@ -44,7 +44,18 @@ GROUND = frozenset(
     }
 )
 ON_TOP = frozenset(
-    {"", "cli", "cli_options", "compare", "doctor", "page", "report", "terminal", "trace"}
+    {
+        "",
+        "cli",
+        "cli_options",
+        "commands",
+        "compare",
+        "doctor",
+        "page",
+        "report",
+        "terminal",
+        "trace",
+    }
 )
 MAY_IMPORT = {
     "ground": {"ground"},

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from top_tvm.artifact import Artifact
+from top_tvm.mix import Mix, Variant
 from top_tvm.plan import Kernel, Plan
 from top_tvm.runtime.plan_view import view_plan
 
@@ -70,6 +71,64 @@ def describe_artifact(artifact: Artifact) -> dict[str, Any]:
         "memory_bytes": weights + len(artifact.kernels) + arenas,
         "weights_bytes": weights,
         "kernels_bytes": len(artifact.kernels),
+    }
+
+
+def describe_mix(mix: Mix) -> dict[str, Any]:
+    """Models, plans, variants and memory of a mix.
+
+    Returns
+    -------
+    dict
+        Keys as of :func:`describe_artifact`. ``models`` describes each model by name; ``ops`` is
+        their sum. ``plans`` are those for one task at a time, with the ``model`` of each.
+        ``capacity_per_s`` is that of the best variant, when all models have as many tasks.
+        ``memory_bytes`` is that of weights, kernels, and the instances in flight of the variant
+        with the largest ones.
+    """
+    described = {name: describe_artifact(artifact) for name, artifact in mix.models.items()}
+    first = next(iter(described.values()))
+    variants = [_mix_variant(variant) for variant in mix.variants]
+    in_flight = max(variant.memory_bytes for variant in mix.variants)
+    # Models share constants, by key, and kernels.
+    constants = {
+        k: array for artifact in mix.models.values() for k, array in artifact.constants.items()
+    }
+    weights = sum(array.nbytes for array in constants.values())
+    kernels = first["kernels_bytes"]
+    keys = ("name", "ops", "layout_changes", "operators")
+    return {
+        **{key: first[key] for key in ("target", "creator", "cpu_features", "roofline")},
+        "models": {
+            name: {key: artifact[key] for key in keys} for name, artifact in described.items()
+        },
+        "ops": sum(artifact["ops"] for artifact in described.values()),
+        "plans": [
+            {"model": name, **plan}
+            for name, artifact in described.items()
+            for plan in artifact["plans"]
+        ],
+        "variants": variants,
+        "capacity_per_s": max(variant["capacity_per_s"] for variant in variants),
+        "memory_bytes": weights + kernels + in_flight,
+        "weights_bytes": weights,
+        "kernels_bytes": kernels,
+    }
+
+
+def _mix_variant(variant: Variant) -> dict[str, Any]:
+    models = variant.models.values()
+    return {
+        "id": variant.id,
+        "mode": variant.mode,
+        "lanes": max(len(model.lanes) for model in models),
+        "segments": max(model.segments for model in models),
+        "batch": max(model.batch_sizes[-1] for model in models),
+        "streams": variant.streams,
+        "in_flight": variant.in_flight,
+        "period_us": variant.period_us,
+        "capacity_per_s": variant.capacity_per_s,
+        "memory_bytes": variant.memory_bytes,
     }
 
 

@@ -73,3 +73,25 @@ def _cell(key: str, value: Any) -> str:
     if key == "error":
         return f"{value:.1e}"
     return f"{value:.0f}" if key.endswith("_us") else f"{value:.2f}"
+
+
+def print_variants(title: str, variants: Sequence[Mapping[str, Any]]) -> None:
+    """Print the variants of a mix, as :func:`top_tvm.report.describe_mix` describes them."""
+    columns = {
+        "variant": "id",
+        "lanes": "lanes",
+        "segments": "segments",
+        "batch": "batch",
+        "period us": "period_us",
+        "tasks per s": "tasks",
+        "MB": "mb",
+    }
+    records = [
+        {
+            **variant,
+            "tasks": f"{variant['capacity_per_s']:.1f}",
+            "mb": f"{variant['memory_bytes'] / 1e6:.1f}",
+        }
+        for variant in variants
+    ]
+    print_table(title, columns, records)

@@ -1,0 +1,1 @@
+"""The commands of ``top-tvm``, one file each; ``cli.py`` joins them."""
