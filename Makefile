@@ -84,6 +84,7 @@ browser:
 fuzz: setup
 	$(BIN)/python -m pytest --hypothesis-profile=fuzz -m hypothesis $(PYTEST_ARGS)
 	$(BIN)/python tests/corruption.py top $(CORRUPTION_ARGS)
+	$(BIN)/python tests/corruption.py mix $(CORRUPTION_ARGS)
 	$(BIN)/python tests/corruption.py onnx $(CORRUPTION_ARGS)
 
 # All of ONNX's cases of single operators; fails if one gives wrong numbers or crashes.

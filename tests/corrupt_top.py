@@ -7,8 +7,10 @@ code in ``kernels.so``, which is executed as it is.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import top_tvm
 from top_tvm.container import Writer
 
 BATCHES = (1, 3)
+_PLAN = re.compile(r"(.*/)?(plans|variants)/\d+\.json")
 _EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**32 - 1)
 
 Random = np.random.Generator
@@ -75,9 +78,9 @@ def open_trial(folder: Path) -> Callable[[int, Path, Callable[..., None]], str]:
 def corrupt(original: bytes, other: bytes, random: Random) -> tuple[str, bytes, bool]:
     """A damaged file: how, its bytes, and whether its checksums were mended."""
     if random.random() < 0.4:
-        damage = _choose(random, [_flip, _truncate, _overwrite, _cut, _join, _structure, _bomb])
+        damage = choose(random, [_flip, _truncate, _overwrite, _cut, _join, _structure, _bomb])
         return f"bytes: {damage.__name__[1:]}", damage(original, random), False
-    parts = _parts(original)
+    parts = parts_of(original)
     damages = (
         [_plan_value] * 8
         + [_plan_arguments] * 3
@@ -86,8 +89,8 @@ def corrupt(original: bytes, other: bytes, random: Random) -> tuple[str, bytes, 
         + [_any_json] * 4
     )
     damages += [_swap, _exchange, _drop, _add, _header, _header, _weights, _library, _format, _many]
-    damage = _choose(random, damages)
-    damage(parts, _parts(other), random)
+    damage = choose(random, damages)
+    damage(parts, parts_of(other), random)
     return f"mended: {damage.__name__[1:]}", sealed(parts), True
 
 
@@ -107,7 +110,7 @@ def _truncate(data: bytes, random: Random) -> bytes:
 
 def _overwrite(data: bytes, random: Random) -> bytes:
     begin, size = random.integers(len(data)), int(2 ** random.integers(0, 14))
-    junk = _choose(random, [bytes(size), b"\xff" * size, random.bytes(size), data[:size]])
+    junk = choose(random, [bytes(size), b"\xff" * size, random.bytes(size), data[:size]])
     return data[:begin] + junk + data[begin + size :]
 
 
@@ -118,26 +121,26 @@ def _cut(data: bytes, random: Random) -> bytes:
 
 
 def _join(data: bytes, random: Random) -> bytes:
-    junk = _choose(random, [bytes(100), b"PK\x05\x06" + bytes(18), random.bytes(500), data])
-    return _choose(random, [junk + data, data + junk])
+    junk = choose(random, [bytes(100), b"PK\x05\x06" + bytes(18), random.bytes(500), data])
+    return choose(random, [junk + data, data + junk])
 
 
 def _structure(data: bytes, random: Random) -> bytes:
     """A number of the directory, of a local header or of the end record."""
     damaged = bytearray(data)
-    signature = _choose(random, [b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"])
+    signature = choose(random, [b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"])
     places = [i for i in range(len(data)) if data.startswith(signature, i)]
-    place = _choose(random, places) + 4 + 2 * int(random.integers(20))
-    form = _choose(random, ["<H", "<I"])
-    value = _choose(random, list(_EXTREMES)) & (2 ** (8 * struct.calcsize(form)) - 1)
+    place = choose(random, places) + 4 + 2 * int(random.integers(20))
+    form = choose(random, ["<H", "<I"])
+    value = choose(random, list(_EXTREMES)) & (2 ** (8 * struct.calcsize(form)) - 1)
     struct.pack_into(form, damaged, min(place, len(data) - 4), value)
     return bytes(damaged)
 
 
 def _bomb(data: bytes, random: Random) -> bytes:
     """Compressed parts: much less in the file than it says, or than comes of it."""
-    parts = _parts(data)
-    parts[_choose(random, sorted(parts))] = bytes(2 ** int(random.integers(10, 25)))
+    parts = parts_of(data)
+    parts[choose(random, sorted(parts))] = bytes(2 ** int(random.integers(10, 25)))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in parts.items():
@@ -149,7 +152,7 @@ def _bomb(data: bytes, random: Random) -> bytes:
 # --- Parts, with the checksums of the result ---
 
 
-def _parts(data: bytes) -> Parts:
+def parts_of(data: bytes) -> Parts:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -176,33 +179,34 @@ def sealed(parts: Parts) -> bytes:
     return file.getvalue()
 
 
-def _plan_name(random: Random) -> str:
-    return f"plans/{_choose(random, list(BATCHES))}.json"
+def _plan_name(parts: Parts, random: Random) -> str:
+    """A plan of a model or of a variant."""
+    return choose(random, sorted(name for name in parts if _PLAN.fullmatch(name)))
 
 
 def _plan_value(parts: Parts, other: Parts, random: Random) -> None:
     """Some value of a plan."""
-    name = _plan_name(random)
+    name = _plan_name(parts, random)
     plan = json.loads(parts[name])
-    _damage_value(plan, random)
+    damage_value(plan, random)
     parts[name] = _dump(plan, random)
 
 
 def _any_json(parts: Parts, other: Parts, random: Random) -> None:
     """Some value of any JSON part."""
-    name = _choose(random, sorted(name for name in parts if name.endswith(".json")))
+    name = choose(random, sorted(name for name in parts if name.endswith(".json")))
     document = json.loads(parts[name])
     for _ in range(random.integers(1, 4)):
-        _damage_value(document, random)
+        damage_value(document, random)
     parts[name] = _dump(document, random)
 
 
 def _plan_arguments(parts: Parts, other: Parts, random: Random) -> None:
     """What a call takes."""
-    name = _plan_name(random)
+    name = _plan_name(parts, random)
     plan = json.loads(parts[name])
     tensors = plan["tensors"]
-    call = _choose(random, plan["calls"])
+    call = choose(random, plan["calls"])
     args, at = call["args"], int(random.integers(len(call["args"])))
     match int(random.integers(7)):
         case 0:
@@ -226,10 +230,10 @@ def _plan_arguments(parts: Parts, other: Parts, random: Random) -> None:
 
 def _plan_schedule(parts: Parts, other: Parts, random: Random) -> None:
     """When a call runs, and where."""
-    name = _plan_name(random)
+    name = _plan_name(parts, random)
     plan = json.loads(parts[name])
     calls = plan["calls"]
-    call = _choose(random, calls)
+    call = choose(random, calls)
     match int(random.integers(5)):
         case 0:
             call["waits"] = [int(random.integers(len(calls)))]
@@ -246,29 +250,29 @@ def _plan_schedule(parts: Parts, other: Parts, random: Random) -> None:
 
 def _kernel(parts: Parts, other: Parts, random: Random) -> None:
     """Attributes of a library kernel, or what it is; or the tensors that it gets."""
-    name = _plan_name(random)
+    name = _plan_name(parts, random)
     plan = json.loads(parts[name])
-    kernel = _choose(random, plan["kernels"])
+    kernel = choose(random, plan["kernels"])
     attributes = kernel["attributes"]
     match int(random.integers(6)):
         case 0:
             symbols = [k["symbol"] for k in plan["kernels"]]
             names = ["conv2d", "deconv2d", "matmul", "softmax", "layer_norm", "lrn", "max_pool2d"]
             names += ["_library_ctx", "main", "", "x" * 5000, "\x00"]
-            kernel["symbol"] = _choose(random, symbols + names)
+            kernel["symbol"] = choose(random, symbols + names)
         case 1:
-            kernel["library"] = _choose(random, ["tvm", "onednn", "cuda"])
+            kernel["library"] = choose(random, ["tvm", "onednn", "cuda"])
         case 2 | 3 if attributes:
-            values = attributes[_choose(random, sorted(attributes))]
+            values = attributes[choose(random, sorted(attributes))]
             if values:
                 values[int(random.integers(len(values)))] = _number(random)
             else:
                 values.append(_number(random))
         case 4:
-            key = _choose(random, ["post0.relu", "post9.tanh", "bias", "groups", "padding", "x"])
+            key = choose(random, ["post0.relu", "post9.tanh", "bias", "groups", "padding", "x"])
             attributes[key] = [_number(random) for _ in range(random.integers(5))]
         case _:
-            tensor = _choose(random, plan["tensors"])
+            tensor = choose(random, plan["tensors"])
             _damage_tensor(tensor, random)
     parts[name] = _dump(plan, random)
 
@@ -283,7 +287,7 @@ def _damage_tensor(tensor: dict[str, Any], random: Random) -> None:
         case 2:
             tensor["shape"] = [int(np.prod(shape))]
         case 3:
-            tensor["dtype"] = _choose(random, ["int8", "float64", "bool", "bfloat16", "int32"])
+            tensor["dtype"] = choose(random, ["int8", "float64", "bool", "bfloat16", "int32"])
         case 4:
             tensor["offset"] = 64 * int(random.integers(1, 100))
         case _:
@@ -299,19 +303,19 @@ def _swap(parts: Parts, other: Parts, random: Random) -> None:
 def _exchange(parts: Parts, other: Parts, random: Random) -> None:
     """Parts of another model."""
     for name in sorted(parts):
-        if random.random() < 0.4:
+        if random.random() < 0.4 and name in other:
             parts[name] = other[name]
 
 
 def _drop(parts: Parts, other: Parts, random: Random) -> None:
-    del parts[_choose(random, sorted(parts))]
+    del parts[choose(random, sorted(parts))]
 
 
 def _add(parts: Parts, other: Parts, random: Random) -> None:
     """Names that would escape a folder, or stand for a plan."""
     names = ["../../etc/passwd", "/etc/passwd", "plans/2.json", "plans/01.json", "a" * 60_000, "x/"]
-    parts[_choose(random, [*names, "plans/../plans/1.json", "plans/-1.json"])] = parts[
-        _plan_name(random)
+    parts[choose(random, [*names, "plans/../plans/1.json", "plans/-1.json"])] = parts[
+        _plan_name(parts, random)
     ]
 
 
@@ -321,21 +325,21 @@ def _header(parts: Parts, other: Parts, random: Random) -> None:
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     if random.random() < 0.2:
-        wrong = _choose(random, [0, 1, size - 1, size + 1, len(data), 2**31, 2**40, 2**64 - 1])
+        wrong = choose(random, [0, 1, size - 1, size + 1, len(data), 2**31, 2**40, 2**64 - 1])
         parts["weights.safetensors"] = wrong.to_bytes(8, "little") + data[8:]
         return
-    entry = header[_choose(random, sorted(header))]
+    entry = header[choose(random, sorted(header))]
     match int(random.integers(5)):
         case 0:
             entry["shape"] = [_number(random) for _ in range(random.integers(6))]
         case 1:
             entry["data_offsets"] = [_number(random), _number(random)]
         case 2:
-            entry["dtype"] = _choose(random, ["F64", "U8", "F32", "I64", "C64"])
+            entry["dtype"] = choose(random, ["F64", "U8", "F32", "I64", "C64"])
         case 3:
             entry["shape"] = [1] * 10_000
         case _:
-            _damage_value(header, random)
+            damage_value(header, random)
     text = _dump(header, random)
     text += b" " * (-(size - len(text)) % 64 if len(text) > size else size - len(text))
     parts["weights.safetensors"] = len(text).to_bytes(8, "little") + text + data[8 + size :]
@@ -354,16 +358,19 @@ def _library(parts: Parts, other: Parts, random: Random) -> None:
     """Kernels that are no library, or less than one."""
     data = parts["kernels.so"]
     cut = data[: random.integers(len(data))]
-    parts["kernels.so"] = _choose(
+    parts["kernels.so"] = choose(
         random, [b"", cut, data[:64], random.bytes(1000), b"\x7fELF" + bytes(5000), cut + bytes(64)]
     )
 
 
 def _format(parts: Parts, other: Parts, random: Random) -> None:
-    name = _choose(random, ["metadata.json", _plan_name(random)])
+    name = choose(random, ["metadata.json", _plan_name(parts, random)])
     document = json.loads(parts[name])
-    place = document["metadata"] if name == "metadata.json" else document
-    place["format"] = _choose(random, [0, 1, 3, 99, -1, 2**40, "2", None, 2.0, True])
+    if name == "metadata.json":
+        place = document["metadata" if "metadata" in document else "mix"]
+    else:
+        place = document
+    place["format"] = choose(random, [0, 1, 3, 99, -1, 2**40, "2", None, 2.0, True])
     place["novelty"] = 1
     parts[name] = json.dumps(document).encode()
 
@@ -377,7 +384,7 @@ def _many(parts: Parts, other: Parts, random: Random) -> None:
 # --- Values ---
 
 
-def _damage_value(document: Any, random: Random) -> None:
+def damage_value(document: Any, random: Random) -> None:
     """Change, remove, repeat or exchange something somewhere in a document."""
     holder, key = _place(document, random)
     if holder is None:
@@ -392,7 +399,7 @@ def _damage_value(document: Any, random: Random) -> None:
         case 3:
             elsewhere, there = _place(document, random)
             if elsewhere is not None:
-                holder[key] = elsewhere[there]
+                holder[key] = copy.deepcopy(elsewhere[there])  # it may hold this place
         case _:
             holder[key] = _value(random)
 
@@ -404,21 +411,21 @@ def _place(document: Any, random: Random) -> tuple[Any, Any]:
             break
         holder = document
         keys = sorted(document) if isinstance(document, dict) else range(len(document))
-        key = _choose(random, list(keys))
+        key = choose(random, list(keys))
         document = document[key]
     return holder, key
 
 
 def _number(random: Random) -> int | float:
     exact = [*_EXTREMES, -1, 2**53, 2**62, 2**63 - 1, -(2**63), 10**30, 3, 5, 8, 16, 40, 64, 640]
-    return _choose(random, [*exact, 0.5, 1e30, -1e300, 1e-320])
+    return choose(random, [*exact, 0.5, 1e30, -1e300, 1e-320])
 
 
 def _value(random: Random) -> Any:
     others = [None, True, "", "x", "é" * 100, "\ud800", "a\x00b", [], {}, [[]], "x" * 100_000]
     if random.random() < 0.6:
         return _number(random)
-    return _choose(random, others)
+    return choose(random, others)
 
 
 def _dump(document: Any, random: Random) -> bytes:
@@ -434,11 +441,11 @@ def _dump(document: Any, random: Random) -> bytes:
         case 3:
             text = "{" + ", ".join(f'"k{i % 50_000}": {i}' for i in range(60_000)) + "}"
         case 4:
-            text = text.replace("1", _choose(random, ["NaN", "1e999", "-Infinity", "01"]), 1)
+            text = text.replace("1", choose(random, ["NaN", "1e999", "-Infinity", "01"]), 1)
         case 5:
             text = '{"x": ' * 50_000 + text
     return text.encode("utf-8", "surrogatepass")
 
 
-def _choose(random: Random, choices: list[Any]) -> Any:
+def choose(random: Random, choices: list[Any]) -> Any:
     return choices[int(random.integers(len(choices)))]

@@ -1,6 +1,7 @@
 """Try damaged files in child processes: no crash, no hang, an error or right numbers.
 
-    python tests/corruption.py top --count 1000        # .top files
+    python tests/corruption.py top --count 1000        # .top files of one model
+    python tests/corruption.py mix --count 1000        # .top files of mixes
     python tests/corruption.py onnx --count 1000       # ONNX files
     python tests/corruption.py onnx --first 17 --count 1 --keep FOLDER
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib
 import json
 import os
 import resource
@@ -35,7 +37,7 @@ HANG_SECONDS = 300
 # ONNX Runtime has its turn.
 PEAK_BYTES = 2**30
 # Address space of a child, so that a runaway allocation fails rather than harms the machine.
-ADDRESS_BYTES = {"top": 16 * 2**30, "onnx": 3 * 2**30}
+ADDRESS_BYTES = {"top": 16 * 2**30, "mix": 16 * 2**30, "onnx": 3 * 2**30}
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,12 @@ def _lines(child: subprocess.Popen[bytes]) -> Iterator[bytes | None]:
 
 def prepare(kind: str, folder: Path) -> None:
     """Make the undamaged files, and what they compute."""
-    if kind == "top":
-        import corrupt_top
+    _kind(kind).prepare(folder)
 
-        corrupt_top.prepare(folder)
-    else:
-        import corrupt_onnx
 
-        corrupt_onnx.prepare(folder)
+def _kind(kind: str) -> Any:
+    """The module that damages such files."""
+    return importlib.import_module(f"corrupt_{kind}")
 
 
 def _work(kind: str, folder: Path, first: int, count: int, keep: Path | None) -> None:
@@ -148,15 +148,7 @@ def _work(kind: str, folder: Path, first: int, count: int, keep: Path | None) ->
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         say.write(json.dumps({"phase": phase, **fields}) + "\n")
 
-    trial: Callable[[int, Path, Callable[..., None]], str]
-    if kind == "top":
-        import corrupt_top
-
-        trial = corrupt_top.open_trial(folder)
-    else:
-        import corrupt_onnx
-
-        trial = corrupt_onnx.open_trial(folder)
+    trial: Callable[[int, Path, Callable[..., None]], str] = _kind(kind).open_trial(folder)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     usual = _peak_bytes()
     for seed in range(first, first + count):
@@ -194,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("kind", choices=("top", "onnx"))
+    parser.add_argument("kind", choices=("top", "mix", "onnx"))
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=1000, help="number of seeds")
     parser.add_argument("--keep", type=Path, help="folder for the damaged files")

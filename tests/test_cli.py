@@ -13,6 +13,7 @@ import top_tvm
 from small_model import small_model
 from top_tvm.cli import main
 from top_tvm.cli_options import UsageError, parse_batches, parse_names, parse_shapes, unique_names
+from top_tvm.random_inputs import random_inputs
 
 
 @pytest.fixture
@@ -49,6 +50,17 @@ def compiled(model):
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1]), path
+
+
+@pytest.fixture(scope="module")
+def mix(model):
+    """A mix of two models, and what they are."""
+    other = model.with_name("other.onnx")
+    other.write_bytes(small_model("batch", size=12, seed=1).SerializeToString())
+    path = model.with_name("mix.top")
+    models = {"small": str(model), "named": str(other)}
+    top_tvm.build(models, batch_sizes=(1, 2), partitioner="list").save(path)
+    return path, models
 
 
 def last_json(out):
@@ -181,6 +193,69 @@ def test_inspect_shows_the_operators_of_every_batch_size(cli, compiled):
             assert call.op in stdout
 
 
+def test_several_models_make_a_mix(cli, mix, tmp_path):
+    _, models = mix
+    path = tmp_path / "m.top"
+    arguments = (models["small"], f"named={models['named']}", "-o", path, "--partitioner", "list")
+    counts = ("--lanes", "1,2", "--segments", 2, "--batch", "1,2")
+    code, stdout, stderr = cli("build", *arguments, *counts, "--json")
+    assert code == 0, stderr
+    built = last_json(stdout)
+    assert [(p["model"], p["batch"]) for p in built["plans"]] == [
+        *(("small", 1), ("small", 2), ("named", 1), ("named", 2))
+    ]
+    code, stdout, _ = cli("inspect", path, "--json")
+    described = last_json(stdout)
+    assert code == 0
+    for key in ("ops", "plans", "variants", "capacity_per_s", "memory_bytes"):
+        assert described[key] == built[key]
+    assert set(described["models"]) == {"small", "named"}
+    variants = described["variants"]
+    assert variants[0]["id"] == "serial"
+    keys = {"id", "lanes", "segments", "batch", "streams", "period_us", "capacity_per_s"}
+    assert all(keys <= variant.keys() for variant in variants)
+    assert {variant["segments"] for variant in variants} <= {1, 2}
+    assert described["capacity_per_s"] == max(v["capacity_per_s"] for v in variants)
+    assert described["memory_bytes"] == (
+        described["weights_bytes"]
+        + described["kernels_bytes"]
+        + max(variant["memory_bytes"] for variant in variants)
+    )
+
+
+def test_shapes_of_a_mix_name_the_model(cli, tmp_path):
+    path, top = tmp_path / "open.onnx", tmp_path / "m.top"
+    path.write_bytes(small_model(1, size="s").SerializeToString())
+    options = ("-o", top, "--shape", "b:data=1,3,8,8", "--shape", "open:data=1,3,16,16")
+    assert cli("build", path, f"b={path}", *options, "--lanes", 1, "--segments", 1)[0] == 0
+    sizes = {n: e.inputs[0].shape for n, e in top_tvm.load(top).models.items()}
+    assert sizes == {"open": (1, 3, 16, 16), "b": (1, 3, 8, 8)}
+
+
+def test_tables_of_a_mix(cli, mix):
+    code, stdout, _ = cli("inspect", mix[0])
+    assert code == 0
+    for text in ("small", "named", "serial", "tasks per s", "MB of memory"):
+        assert text in stdout
+
+
+def test_a_model_of_a_mix_is_inspected_and_runs(cli, mix, tmp_path):
+    path, _ = mix
+    code, stdout, _ = cli("inspect", path, "--model", "named", "--json")
+    assert code == 0
+    assert [plan["batch"] for plan in last_json(stdout)["plans"]] == [1, 2]
+    output = tmp_path / "out.npz"
+    options = ("--model", "named", "--random-input", "--seed", 3, "--output", output)
+    assert cli("run", path, *options)[0] == 0
+    executable = top_tvm.load(path).models["named"]
+    inputs = random_inputs(executable.artifact.plans[1], 3)
+    expected = executable.run(inputs)["scores"]
+    np.testing.assert_array_equal(np.load(output)["scores"], expected)
+    page = tmp_path / "page.html"
+    assert cli("inspect", path, "--model", "small", "--html", page)[0] == 0
+    assert page.stat().st_size > 10_000
+
+
 def test_bench_compares_partitioners_and_peers(cli, model):
     options = ("--peers", "onnxruntime", "--partitioners", "sequential,greedy", "--rounds", 1)
     code, stdout, _ = cli("bench", model, *options, "--json")
@@ -225,6 +300,20 @@ USER_ERRORS = [
     (("run", "{top}", "--input", "data=missing.npy"), "missing.npy"),
     (("run", "{top}", "--random-input", "--batch", "7"), "the file has plans for batch 1, 2"),
     (("inspect", "{model}"), "{model}"),
+    (("run", "{mix}", "--random-input"), "{mix} is a mix of small, named: choose one with --model"),
+    (("run", "{mix}", "--model", "x"), "--model x: {mix} has the models small, named"),
+    (("inspect", "{mix}", "--html", "x.html"), "choose one with --model"),
+    (("inspect", "{top}", "--model", "small"), "--model small: {top} is no mix, but one model"),
+    (("build", "{model}", "{model}", "-o", "x.top"), "give every model a name of its own"),
+    (("build", "{model}", "={model}", "-o", "x.top"), "give every model a name of its own"),
+    (("build", "{model}", "b=absent.onnx", "-o", "x.top"), "absent.onnx: there is no such file"),
+    (("build", "{model}", "-o", "x.top", "--lanes", "2"), "--lanes is for a mix"),
+    (("build", "{model}", "-o", "x.top", "--segments", "2"), "--segments is for a mix"),
+    (("build", "a={model}", "-o", "x.top", "--lanes", "2,0"), "--lanes 2,0: expected different"),
+    (
+        ("build", "a={model}", "-o", "x.top", "--shape", "data=1,3,8,8"),
+        "--shape data: expected MODEL:NAME=1,3,224,224 with a model's name",
+    ),
     (("bench", "{model}", "--peers", "tensorflow"), "onnxruntime, openvino"),
     (("bench", "{model}", "--partitioners", ","), "name at least one"),
 ]
@@ -232,13 +321,13 @@ USER_ERRORS = [
 
 @pytest.mark.parametrize(("arguments", "message"), USER_ERRORS, ids=lambda value: str(value)[:60])
 def test_user_errors_are_one_line_and_exit_code_2(
-    cli, model, compiled, tmp_path, arguments, message
+    cli, model, compiled, mix, tmp_path, arguments, message
 ):
     text = tmp_path / "text.txt"
     text.write_text("not a model\n")
     pt2 = tmp_path / "broken.pt2"
     pt2.write_bytes(text.read_bytes())
-    paths = {"model": model, "top": compiled[1], "text": text, "pt2": pt2}
+    paths = {"model": model, "top": compiled[1], "mix": mix[0], "text": text, "pt2": pt2}
     code, stdout, stderr = cli(*(argument.format(**paths) for argument in arguments))
     assert code == 2
     assert stdout == ""

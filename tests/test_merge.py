@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from partition_problems import random_problem
-from top_tvm.compiler.partition import PartitionProblem
+from top_tvm.compiler.partition import PartitionProblem, Placement
 from top_tvm.compiler.partition.merge import Instance, cut_segments, merge
 from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.errors import PartitionError
@@ -30,6 +30,38 @@ def test_of_equal_cuts_the_one_that_few_values_cross():
     edges = [(0, 4), (1, 4), (2, 5), (3, 5), (4, 6), (5, 6), *[(6, op) for op in range(7, 11)]]
     bounds = cut_segments(problem(11, tuple(edges), times), 2)
     assert bounds == (0, 7, 11)  # behind op 6 one value crosses
+
+
+def test_segments_begin_where_they_may():
+    assert cut_segments(problem(6), 3, allowed=[1, 3, 5]) == (0, 1, 3, 6)
+    assert cut_segments(problem(6), 3, allowed={5, 4}) == (0, 4, 5, 6)
+    assert cut_segments(problem(6), 2, allowed=[0, 6, 5]) == (0, 5, 6)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cuts_that_may_be_anywhere_are_those_without_a_limit(seed):
+    rng = random.Random(seed)
+    graph = random_problem(rng, rng.randint(4, 30))
+    for segments in range(1, 5):
+        everywhere = cut_segments(graph, segments, range(graph.num_ops))
+        assert everywhere == cut_segments(graph, segments)
+
+
+def test_too_few_cuts_give_fewer_segments(caplog):
+    assert cut_segments(problem(6), 4, allowed=[2]) == (0, 2, 6)
+    assert "2 segments instead of 4: no more cuts are possible" in caplog.text
+    assert cut_segments(problem(6), 4, allowed=[]) == (0, 6)
+
+
+def test_a_schedule_is_restricted_to_an_instance():
+    merged = merge([problem(4), problem(3)], lanes=[2, 1], segments=[2, 1])
+    schedule = tuple(Placement(op, 0, 0, op % 2, 1) for op in range(merged.problem.num_ops))
+    own = merged.restrict(schedule, Instance(0, 1, 1))  # ops 6 and 7 of 11
+    assert own == (Placement(0, 0, 0, 0, 1), Placement(1, 0, 0, 1, 1))
+    assert merged.restrict(schedule, Instance(1, 0, 0)) == (
+        *(Placement(0, 0, 0, 0, 1), Placement(1, 0, 0, 1, 1), Placement(2, 0, 0, 0, 1)),
+    )
+    assert merged.restrict(schedule, Instance(1, 1, 0)) == ()
 
 
 @pytest.mark.parametrize("segments", [0, 4])

@@ -117,13 +117,14 @@ def _options(
 def _counts(
     option: str, given: int | Sequence[int] | None, default: Sequence[int], most: int
 ) -> tuple[int, ...]:
-    counts = tuple(default) if given is None else (given,) if isinstance(given, int) else given
+    wanted = default if given is None else given
+    counts = tuple(wanted) if isinstance(wanted, Sequence) else (wanted,)
     if not counts:
         raise PartitionError(f"{option} must name at least one number")
     for count in counts:
         if not isinstance(count, int) or not 1 <= count <= most:
             raise PartitionError(f"{option} must be 1 to {most}, not {count!r:.80}")
-    return tuple(counts)
+    return counts
 
 
 def _measured(compilation: Compilation, planned: Planned) -> MeasuredModel:

@@ -60,15 +60,29 @@ def plan_variants(
     tuple of Variant
         At most ``MOST_VARIANTS``, the first of them ``"serial"``.
     """
+    found = all_variants(
+        models, lanes=lanes, segments=segments, partitioner=partitioner, progress=progress
+    )
+    return prune(found)
+
+
+def all_variants(
+    models: Mapping[str, MeasuredModel],
+    *,
+    lanes: Sequence[int],
+    segments: Sequence[int],
+    partitioner: str,
+    progress: Progress,
+) -> tuple[Variant, ...]:
+    """Plan the variants of a mix, good and bad; parameters are those of :func:`plan_variants`."""
     planner = _Planner(models, partitioner)
     streams = planner.streams
     widths = [streams // count for count in range(2, streams + 1) if streams % count == 0]
     possible = sorted({planner.most_segments(count) for count in segments})
     shapes = [(f, k) for f in sorted(set(lanes)) for k in possible if f * k > 1]
-    levels = planner.levels
-    total = len(levels) * (1 + len(widths) + len(shapes))
+    total = len(planner.levels) * (1 + len(widths) + len(shapes))
     variants: list[Variant] = []
-    for level in levels:
+    for level in planner.levels:
         variants.append(planner.serial(level))
         for width in widths:
             variants.append(planner.free(level, width))
@@ -76,7 +90,7 @@ def plan_variants(
             progress("plan variants", len(variants), total)
             variants.append(planner.merged(level, count, parts))
     progress("plan variants", total, total)
-    return prune(variants)
+    return tuple(variants)
 
 
 def prune(variants: Sequence[Variant], most: int = MOST_VARIANTS) -> tuple[Variant, ...]:
@@ -125,7 +139,10 @@ class _Planner:
     def __init__(self, models: Mapping[str, MeasuredModel], partitioner: str) -> None:
         self.models = models
         self.segment_plans = {name: SegmentPlans(model) for name, model in models.items()}
-        self.levels = sorted({batch for model in models.values() for batch in model.graphs})
+        # What batch sizes go up to; the smallest of those that lead to the same sizes.
+        batches = sorted({batch for model in models.values() for batch in model.graphs})
+        by_sizes = {tuple(self.sizes(batch).values()): batch for batch in reversed(batches)}
+        self.levels = sorted(by_sizes.values())
         first = next(iter(models.values()))
         self.device = next(iter(first.problems.values())).device
         self.streams = self.device.streams
@@ -208,8 +225,9 @@ class _Planner:
     ) -> Variant:
         """A variant that executes ``lanes`` instances of every model in a period."""
         sizes = self.sizes(level)
-        if any(batch > min(self.models[name].graphs) for name, batch in sizes.items()):
-            id_ += f"-b{max(sizes.values())}"
+        beyond = [batch for name, batch in sizes.items() if batch > min(self.models[name].graphs)]
+        if beyond:
+            id_ += f"-b{max(beyond)}"
         # Of an even mix, models with larger batches need fewer instances.
         times_us = {name: plan.predicted_us for name, plan in self._lone_plans(level).items()}
         per_task_us = sum(time_us / sizes[name] for name, time_us in times_us.items())
