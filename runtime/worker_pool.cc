@@ -153,29 +153,29 @@ bool WorkerPool::take_entered(Worker& worker, std::vector<Program>& active) {
 }
 
 bool WorkerPool::execute_oldest(Worker& worker, std::vector<Program>& active) noexcept {
-  bool may_enter_gang = true;
+  bool stepped = false, may_enter_gang = true;
   for (size_t i = 0; i < active.size(); ++i) {
     const auto [job, stream] = active[i];
     worker.job.store(job, std::memory_order_relaxed);
     worker.stream.store(stream, std::memory_order_relaxed);
-    const uint64_t attempts = worker.attempts.load(std::memory_order_relaxed) + 1;
-    worker.attempts.store(attempts, std::memory_order_relaxed);
-    switch (job->advance(stream, may_enter_gang)) {
-      case Progress::kStepped:
-        return true;
-      case Progress::kDone:
-        active.erase(active.begin() + static_cast<std::ptrdiff_t>(i));
-        worker.load.fetch_sub(1, std::memory_order_relaxed);
-        finish_stream(*job);
-        return true;
-      case Progress::kBlockedBeforeGang:
-        may_enter_gang = false;
-        break;
-      case Progress::kBlocked:
-        break;
+    uint64_t attempts = worker.attempts.load(std::memory_order_relaxed);
+    Progress progress;
+    do {
+      worker.attempts.store(++attempts, std::memory_order_relaxed);
+      progress = job->advance(stream, may_enter_gang);
+      stepped = stepped || progress == Progress::kStepped;
+      // The oldest job goes on at once; after a step of another one the older ones are asked again.
+    } while (progress == Progress::kStepped && i == 0);
+    if (progress == Progress::kStepped) return true;
+    if (progress == Progress::kDone) {
+      active.erase(active.begin() + static_cast<std::ptrdiff_t>(i));
+      worker.load.fetch_sub(1, std::memory_order_relaxed);
+      finish_stream(*job);
+      return true;
     }
+    if (progress == Progress::kBlockedBeforeGang) may_enter_gang = false;
   }
-  return false;
+  return stepped;
 }
 
 void WorkerPool::finish_stream(StreamJob& job) noexcept {
