@@ -202,12 +202,12 @@ void bind_partition(nb::module_& m) {
       .def(
           "improve",
           [](const Problem& problem, const std::vector<PlacementFields>& placements, double max_ms,
-             int64_t max_schedules, double temperature, uint64_t seed) {
-            return from_schedule(improve(problem, to_valid_schedule(problem, placements),
-                                         SearchLimits{max_ms, max_schedules, temperature, seed}));
+             int64_t max_schedules, double temperature, uint64_t seed, bool waits) {
+            const SearchLimits limits{max_ms, max_schedules, temperature, seed, waits};
+            return from_schedule(improve(problem, to_valid_schedule(problem, placements), limits));
           },
           nb::arg("placements"), nb::arg("max_ms"), nb::arg("max_schedules"),
-          nb::arg("temperature"), nb::arg("seed"), ReleaseGil(),
+          nb::arg("temperature"), nb::arg("seed"), nb::arg("waits") = false, ReleaseGil(),
           "Local search over priorities; no limit of schedules if it is 0.")
       .def(
           "decode",

@@ -6,6 +6,10 @@
 //   * a move that changes no choice is not evaluated at all;
 //   * the simulation starts at the last snapshot before the first choice that changes;
 //   * it ends as soon as a lower bound of the makespan exceeds what would be accepted.
+//
+// Such schedules never keep a stream idle while an op is ready. Where one path is long, or what
+// runs slows down each other, that may be better, but it makes the space much larger, and the
+// search worse where idling does not pay. So early calls are tried only by a search that is stuck.
 #include "passes/priority_search.h"
 
 #include <algorithm>
@@ -24,6 +28,14 @@ namespace {
 constexpr double kNever = std::numeric_limits<double>::infinity();
 // Snapshots per schedule: more are dearer to take, fewer start earlier than need be.
 constexpr int kSnapshots = 8;
+
+// A search is stuck if it has gained less than this share when so much of it is over.
+constexpr double kStuckGain = 1e-3;
+constexpr double kStuckAfter = 0.15;
+// Of the moves of a search that was stuck, those that make an op early or not; of the former, those
+// where it stands behind another op.
+constexpr double kEarlyMoves = 0.8;
+constexpr double kBehind = 0.5;
 
 // A simulation before its choice number `step`.
 struct Snapshot {
@@ -53,6 +65,7 @@ class Search {
         stride_(std::max(16, (problem.graph.num_ops + kSnapshots - 1) / kSnapshots)),
         rank_(problem.graph.num_ops),
         gang_(problem.graph.num_ops),
+        behind_(problem.graph.num_ops, kNotEarly),
         op_at_(problem.graph.num_ops),
         current_(problem.graph.num_ops),
         trial_(problem.graph.num_ops),
@@ -83,8 +96,12 @@ class Search {
     double current_us = evaluate(0, kNever);
     accept(0);
     keep(current_us, best_us, best);
+    const double stuck_us = *best_us * (1 - kStuckGain);
     SearchProgress progress(limits_);
     while (progress.next()) {
+      if (limits_.waits && !waits_ && progress.left() < 1 - kStuckAfter && *best_us > stuck_us) {
+        allow_early();
+      }
       const double mean_us = current_us / problem_.graph.num_ops;
       const double limit_us = current_us + progress.slack(random_) * mean_us;
       move();
@@ -114,15 +131,50 @@ class Search {
     for (const Demand& demand : demands_) first.left.add(demand);
   }
 
-  // Gives an op another rank, those in between move up; or another form.
+  // From now on moves may make ops early. No op is, so the schedule stays the same; but what
+  // snapshots know of early calls begins here.
+  void allow_early() {
+    waits_ = true;
+    snapshots_[0].rollout.allow_early(&behind_);
+    snapshots_[0].rollout.reset();
+    evaluate(0, kNever);
+    accept(0);
+  }
+
   void move() {
-    const int num_ops = problem_.graph.num_ops;
-    toggles_ = !moldable_.empty() && std::uniform_int_distribution<>(0, 3)(random_) == 0;
-    if (toggles_) {
+    if (waits_ && std::uniform_real_distribution<>(0, 1)(random_) < kEarlyMoves) {
+      kind_ = Move::kEarly;
+      move_early();
+    } else if (!moldable_.empty() && std::uniform_int_distribution<>(0, 3)(random_) == 0) {
+      kind_ = Move::kForm;
       moved_ = moldable_[std::uniform_int_distribution<size_t>(0, moldable_.size() - 1)(random_)];
       gang_[moved_] ^= 1;
+    } else {
+      kind_ = Move::kRank;
+      move_rank();
+    }
+  }
+
+  // Makes an op early, behind one of those that were issued shortly before it, or not early.
+  void move_early() {
+    moved_ = std::uniform_int_distribution<>(0, problem_.graph.num_ops - 1)(random_);
+    behind_before_ = behind_[moved_];
+    if (behind_before_ != kNotEarly) {
+      behind_[moved_] = kNotEarly;
       return;
     }
+    behind_[moved_] = moved_;
+    const int step = current_.issue_step[moved_];
+    if (step > 0 && std::uniform_real_distribution<>(0, 1)(random_) < kBehind) {
+      const int farthest = std::min(step, 2 * problem_.device.streams);
+      const int back = std::uniform_int_distribution<>(1, farthest)(random_);
+      behind_[moved_] = current_.issued[step - back];
+    }
+  }
+
+  // Gives an op another rank, those in between move up.
+  void move_rank() {
+    const int num_ops = problem_.graph.num_ops;
     from_ = std::uniform_int_distribution<>(0, num_ops - 1)(random_);
     // Mostly near: distances between 1 and all, each magnitude equally likely.
     const double exponent = std::uniform_real_distribution<>(0, std::log(num_ops))(random_);
@@ -134,10 +186,15 @@ class Search {
   }
 
   void undo() {
-    if (toggles_) {
-      gang_[moved_] ^= 1;
-    } else {
-      rotate(to_, from_);
+    switch (kind_) {
+      case Move::kEarly:
+        behind_[moved_] = behind_before_;
+        break;
+      case Move::kForm:
+        gang_[moved_] ^= 1;
+        break;
+      case Move::kRank:
+        rotate(to_, from_);
     }
   }
 
@@ -155,7 +212,8 @@ class Search {
   // number of ops if there is none.
   int first_change() const {
     const int issued = current_.issue_step[moved_];
-    if (toggles_) return issued;
+    if (kind_ == Move::kEarly) return last_input_step();
+    if (kind_ == Move::kForm) return issued;
     if (from_ == to_) return problem_.graph.num_ops;
     // Less urgent than before: it was not chosen earlier, so it is not now.
     if (from_ < to_) return issued;
@@ -163,6 +221,19 @@ class Search {
       if (rank_[current_.issued[step]] > rank_[moved_]) return step;
     }
     return problem_.graph.num_ops;
+  }
+
+  // The step that issues the last of the moved op's inputs. Then the op becomes ready if it is
+  // early, which snapshots behind it hold, even if that does not change the choices.
+  int last_input_step() const {
+    int last = 0;
+    for (int pred : problem_.graph.preds[moved_]) last = std::max(last, current_.issue_step[pred]);
+    return last;
+  }
+
+  Candidate candidate(Rollout& rollout, int op) const {
+    if (gang_[op]) return rollout.gang(op);
+    return behind_[op] == kNotEarly ? rollout.place(op) : rollout.place_early(op);
   }
 
   // Time of the schedule, which is the current one before a step, or kNever as soon as it is known
@@ -199,7 +270,7 @@ class Search {
       left.subtract(demands_[next]);
       trial_.issued[step] = next;
       trial_.issue_step[next] = step;
-      rollout.issue(gang_[next] ? rollout.gang(next) : rollout.place(next));
+      rollout.issue(candidate(rollout, next));
     }
     return rollout.now_us();
   }
@@ -226,19 +297,24 @@ class Search {
   std::mt19937_64 random_;
   const std::vector<Demand> demands_;
   const Urgency urgency_;
-  const int stride_;        // steps between snapshots
-  std::vector<int> rank_;   // per op: 0 is issued first of what is ready
-  std::vector<char> gang_;  // per op
-  std::vector<int> op_at_;  // per rank
+  const int stride_;         // steps between snapshots
+  std::vector<int> rank_;    // per op: 0 is issued first of what is ready
+  std::vector<char> gang_;   // per op
+  std::vector<int> behind_;  // per op, as Rollout::allow_early() takes it
+  std::vector<int> op_at_;   // per rank
   std::vector<int> moldable_;
   Trace current_, trial_;
   RankedSet ready_;                                    // by rank
   RankedSet ready_paths_;                              // by rank among the longest paths
   std::vector<Snapshot> snapshots_, trial_snapshots_;  // every stride_ steps
   Snapshot running_;
+  bool waits_ = false;  // whether moves may make ops early
   // The last move.
-  bool toggles_ = false;
-  int moved_ = 0, from_ = 0, to_ = 0;
+  enum class Move { kRank, kForm, kEarly };
+  Move kind_ = Move::kRank;
+  int moved_ = 0;
+  int from_ = 0, to_ = 0;  // ranks
+  int behind_before_ = kNotEarly;
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Local search over priorities: the schedules that list scheduling makes of a priority and a form
-// per op, each timed exactly while it is made.
+// per op, each timed exactly while it is made; and, if that leads nowhere, with ops that wait for
+// others and streams that are kept for ops.
 #ifndef TOP_PASSES_PRIORITY_SEARCH_H_
 #define TOP_PASSES_PRIORITY_SEARCH_H_
 

@@ -10,10 +10,13 @@ Rollout::Rollout(const Problem& problem)
       device_(problem.device.streams),
       ready_at_(problem.graph.num_ops),
       missing_(problem.graph.num_ops),
+      unissued_(problem.graph.num_ops),
       position_(problem.graph.num_ops),
       stream_of_(problem.graph.num_ops),
       number_(problem.graph.num_ops),
       running_(streams_),
+      standing_(streams_),
+      standing_waits_(streams_),
       in_kernel_(streams_),
       idle_since_us_(streams_),
       finished_(static_cast<size_t>(problem.graph.num_ops) * streams_),
@@ -30,15 +33,16 @@ void Rollout::reset() {
   schedule_.clear();
   ready_.clear();
   for (int op = 0; op < graph.num_ops; ++op) {
-    missing_[op] = static_cast<int>(graph.preds[op].size());
+    missing_[op] = unissued_[op] = static_cast<int>(graph.preds[op].size());
     if (missing_[op] == 0) add_ready(op);
   }
   std::fill(running_.begin(), running_.end(), kIdle);
+  std::fill(standing_.begin(), standing_.end(), kNobody);
   std::fill(idle_since_us_.begin(), idle_since_us_.end(), 0.0);
   std::fill(known_.begin(), known_.end(), 0);
   std::fill(issued_.begin(), issued_.end(), 0);
   num_idle_ = streams_;
-  num_running_ = 0;
+  num_running_ = num_standing_ = 0;
   gang_op_ = -1;
   waiting_ = false;
   bandwidth_ = compute_ = 0;
@@ -85,6 +89,17 @@ Candidate Rollout::place(int op) {
     }
   }
   return {op, best, false, fewest};
+}
+
+Candidate Rollout::place_early(int op) {
+  const int other = (*behind_)[op];
+  if (other != op && unissued_[other] == kIssued) {
+    const int stream = stream_of_[other];
+    if (running_[stream] == position_[other] && standing_[stream] == kNobody) {
+      return {op, stream, false, count_waits(op, stream)};
+    }
+  }
+  return place(op);
 }
 
 // As derive_waits counts them. Only where several results are not known yet one may imply another.
@@ -137,6 +152,8 @@ void Rollout::issue(const Candidate& candidate) {
   stream_of_[op] = stream;
   number_[op] = issued_[stream];
   schedule_.push_back({op, 0, 0, stream, 1});
+  add_early(op);
+  if (running_[stream] != kIdle || missing_[op] > 0) return stand(stream, candidate);
   begin(stream, position_[op], problem_->device.wait_us * candidate.waits);
 }
 
@@ -152,6 +169,7 @@ void Rollout::issue_gang() {
   stream_of_[op] = 0;
   number_[op] = issued_[0];
   schedule_.push_back({op, 0, 0, 0, streams_});
+  add_early(op);
   begin(0, position_[op], problem_->device.gang_us);
   num_idle_ = 0;
 }
@@ -159,6 +177,37 @@ void Rollout::issue_gang() {
 void Rollout::add_ready(int op) {
   ready_at_[op] = static_cast<int>(ready_.size());
   ready_.push_back(op);
+}
+
+// Early ops become ready when the last of their inputs is issued.
+void Rollout::add_early(int pred) {
+  if (!behind_) return;
+  unissued_[pred] = kIssued;
+  for (int succ : problem_->graph.succs[pred]) {
+    if (--unissued_[succ] == 0 && is_early(succ)) add_ready(succ);
+  }
+}
+
+void Rollout::stand(int stream, const Candidate& candidate) {
+  standing_[stream] = candidate.op;
+  standing_waits_[stream] = candidate.waits;
+  ++num_standing_;
+  if (running_[stream] == kIdle) {
+    running_[stream] = kKept;
+    --num_idle_;
+  }
+}
+
+// Begins an early call whose inputs are computed now, if it is issued and its stream is free.
+void Rollout::begin_early(int op) {
+  if (num_standing_ == 0) return;
+  for (int stream = 0; stream < streams_; ++stream) {
+    if (standing_[stream] != op || running_[stream] != kKept) continue;
+    standing_[stream] = kNobody;
+    --num_standing_;
+    ++num_idle_;
+    begin(stream, position_[op], problem_->device.wait_us * standing_waits_[stream]);
+  }
 }
 
 void Rollout::begin(int slot, int position, double overhead_us) {
@@ -202,9 +251,19 @@ void Rollout::finish_kernel(int slot) {
     std::fill(idle_since_us_.begin(), idle_since_us_.end(), device_.now_us());
   } else {
     idle_since_us_[slot] = device_.now_us();
+    if (const int next = standing_[slot]; next != kNobody) {
+      running_[slot] = kKept;
+      --num_idle_;
+      if (missing_[next] == 0) begin_early(next);
+    }
   }
   for (int succ : problem_->graph.succs[placement.op]) {
-    if (--missing_[succ] == 0) add_ready(succ);
+    if (--missing_[succ] > 0) continue;
+    if (is_early(succ)) {
+      begin_early(succ);
+    } else {
+      add_ready(succ);
+    }
   }
 }
 

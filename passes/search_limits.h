@@ -16,6 +16,7 @@ struct SearchLimits {
   double temperature = 0;     // 0: only improvements (and sideways moves); else annealing, from
                               // this down to nothing
   uint64_t seed = 0;
+  bool waits = false;  // whether a search that is stuck may try early calls, see passes/rollout.h
 };
 
 // Counts the tries of a search, the schedule that it starts from included.
@@ -35,6 +36,9 @@ class SearchProgress {
     return true;
   }
 
+  // Share of the tries, or of the time, that is left.
+  double left() const { return left_; }
+
   // How much worse the next schedule may be, in units of the temperature: Metropolis' rule, the
   // random number drawn before the evaluation, which can then stop early.
   double slack(std::mt19937_64& random) const {
@@ -49,7 +53,7 @@ class SearchProgress {
   const SearchLimits& limits_;
   const Clock::time_point begin_ = Clock::now();
   int64_t tried_ = 0;
-  double left_ = 1;  // of the tries, or of the time
+  double left_ = 1;
 };
 
 }  // namespace top

@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition_problems import problems, random_problem, scheduled_problems
+from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import (
+    PartitionProblem,
     Placement,
     assign_stages,
     list_schedule,
+    sequential,
     simulate,
     validate_schedule,
 )
@@ -34,8 +37,10 @@ def as_schedule(placements):
     return tuple(Placement(*fields) for fields in placements)
 
 
-def improve(problem, schedule, max_schedules=50, temperature=0.0, seed=0):
-    return as_schedule(problem.native.improve(schedule, 1e9, max_schedules, temperature, seed))
+def improve(problem, schedule, max_schedules=50, temperature=0.0, seed=0, waits=False):
+    return as_schedule(
+        problem.native.improve(schedule, 1e9, max_schedules, temperature, seed, waits)
+    )
 
 
 @settings(max_examples=200)
@@ -95,6 +100,38 @@ def test_search_finds_what_list_scheduling_misses_and_is_repeatable():
         gains.append(simulate(problem, found).makespan_us / simulate(problem, start).makespan_us)
     assert max(gains) <= 1
     assert np.mean(gains) < 0.99
+
+
+@settings(max_examples=200)
+@given(problems(max_ops=30), st.integers(0, 2**32))
+def test_search_with_waits_is_legal_and_repeatable_and_no_worse(problem, seed):
+    start = list_schedule(problem)
+    found = improve(problem, start, 300, 0.2, seed, waits=True)
+    validate_schedule(problem, found)
+    assert improve(problem, start, 300, 0.2, seed, waits=True) == found
+    start_us = simulate(problem, start).makespan_us
+    assert simulate(problem, found).makespan_us <= start_us * (1 + 1e-9)
+
+
+def test_a_stream_is_kept_for_an_op_that_is_more_urgent_than_what_is_ready():
+    """While op 0 runs, op 4 could; but then one of those that op 3 needs comes late."""
+    edges = ((0, 1), (0, 2), (1, 3), (2, 3))
+    costs = tuple(OpCost(us) for us in (2.0, 10.0, 10.0, 20.0, 9.0))
+    problem = PartitionProblem(edges, costs, DeviceModel(2))
+    start = sequential(problem)
+    assert simulate(problem, improve(problem, start, 2000)).makespan_us == pytest.approx(39)
+    found = improve(problem, start, 2000, waits=True)
+    assert simulate(problem, found).makespan_us == pytest.approx(32)
+
+
+def test_an_op_stands_behind_another_that_it_would_slow_down():
+    """Ops 0 and 2 need all of the bandwidth, and op 1 the result of op 0."""
+    wide = OpCost(10.0, single_bandwidth=1.0)
+    problem = PartitionProblem(((0, 1),), (wide, OpCost(10.0), wide), DeviceModel(3))
+    start = sequential(problem)
+    assert simulate(problem, improve(problem, start, 2000)).makespan_us == pytest.approx(30)
+    found = improve(problem, start, 2000, waits=True)
+    assert simulate(problem, found).makespan_us == pytest.approx(20)
 
 
 def test_annealing_is_a_search_of_its_own():

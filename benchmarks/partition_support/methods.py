@@ -93,7 +93,7 @@ def _local_search(problem: PartitionProblem, budget: Budget, temperature: float 
 def _improve(
     problem: PartitionProblem, start: Schedule, max_ms: float, temperature: float, seed: int
 ) -> Schedule:
-    placements = problem.native.improve(start, max(max_ms, 1e-3), 0, temperature, seed)
+    placements = problem.native.improve(start, max(max_ms, 1e-3), 0, temperature, seed, waits=True)
     return tuple(Placement(*fields) for fields in placements)
 
 

@@ -51,6 +51,7 @@ class Problem:
         max_schedules: int,
         temperature: float,
         seed: int,
+        waits: bool = False,
     ) -> list[_PlacementFields]: ...
     def decode(
         self,

@@ -24,7 +24,7 @@ Fields = Sequence[tuple[int, int, int, int, int]]
 WEIGHTS = Path(__file__).parent.parent / "gpg" / "weights.safetensors"
 OBJECTIVES = ("simulated", "staged")
 # What local search tries: numbers, not times, so that a seed decides the result.
-_MOVES = 2000
+_MOVES = 1700
 _ORDERS_PER_OP = 3
 _SAMPLE_TEMPERATURE = 1.0
 _ANNEALING_TEMPERATURE = 0.2
@@ -103,7 +103,8 @@ def _search(
             return _stages(problem, (decoded, best), deadline, seed)
         if decoded_us < native.simulate(best)[0]:
             best = decoded
-        best = native.improve(best, *_limits(deadline, _MOVES), _ANNEALING_TEMPERATURE, seed)
+        limits = _limits(deadline, _MOVES)
+        best = native.improve(best, *limits, _ANNEALING_TEMPERATURE, seed, waits=True)
     return tuple(Placement(*fields) for fields in best)
 
 
