@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition_problems import problems, random_problem, scheduled_problems
-from top_tvm.compiler.cost import DeviceModel, OpCost
 from top_tvm.compiler.partition import (
     PartitionProblem,
     Placement,
@@ -18,6 +17,7 @@ from top_tvm.compiler.partition import (
     simulate,
     validate_schedule,
 )
+from top_tvm.cost import DeviceModel, OpCost
 
 FEATURES = 13
 HIDDEN = 5

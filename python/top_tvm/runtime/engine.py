@@ -71,7 +71,7 @@ class _Inputs:
             array = inputs.get(name)
             if type(array) is not np.ndarray:
                 array = self._convert(name, inputs)
-            if array.dtype != dtype or array.shape != shape:
+            if array.dtype.newbyteorder("=") != dtype or array.shape != shape:
                 raise InputError(
                     f"model '{self._name}', input '{name}': expected {dtype}{list(shape)}, "
                     f"given {array.dtype}{list(array.shape)}"
