@@ -161,6 +161,15 @@ def test_bad_options_are_refused_before_any_work(models, options, message):
         top_tvm.build(models, **options)
 
 
+def test_a_mix_that_needs_too_much_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("top_tvm.compiler.estimate.memory_limit_bytes", lambda: 750_000_000)
+    large = small_model(size=128)
+    top_tvm.estimate_memory(large)
+    message = r"a build of the mix takes about .* GB of memory \(alone, a .* GB, b .* GB\)"
+    with pytest.raises(top_tvm.ModelError, match=message):
+        top_tvm.build({"a": large, "b": large, "c": large, "d": large})
+
+
 def test_a_model_that_cannot_be_read_is_named():
     with pytest.raises(top_tvm.ModelError, match=r"absent.onnx"):
         top_tvm.build({"a": small_model(), "b": "absent.onnx"})
