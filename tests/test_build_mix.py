@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import top_tvm
+from bf16 import needs_bf16
 from chains import run_chain
 from small_model import small_model
 from top_tvm.compiler import variants as variants_module
@@ -23,7 +24,7 @@ def all_variants(monkeypatch):
     monkeypatch.setattr(variants_module, "prune", tuple)
 
 
-def check_variants(mix):
+def check_variants(mix, rtol=1e-4):
     """All lanes of all variants, all batch sizes: the outputs of the plan for one task."""
     check_mix(mix)
     first = next(iter(mix.models.values()))
@@ -51,7 +52,7 @@ def check_variants(mix):
                 for output in names:
                     scale = np.abs(expected[output]).max()
                     np.testing.assert_allclose(
-                        results[output], expected[output], rtol=1e-4, atol=1e-5 * scale
+                        results[output], expected[output], rtol=rtol, atol=0.1 * rtol * scale
                     )
 
 
@@ -82,6 +83,23 @@ def test_every_variant_of_real_models(all_variants):
         "bert": transformer_model("bert_small", 1, layers=1),
     }
     check_variants(top_tvm.build(models, partitioner="list", lanes=2, segments=(1, 3)).mix)
+
+
+@needs_bf16
+def test_every_variant_in_bfloat16(all_variants):
+    models = {"a": small_model("n"), "b": small_model("n", size=12, seed=1)}
+    mix = top_tvm.build(models, precision="bf16", batch_sizes=(1, 2), lanes=2).mix
+    boundary = {
+        plan.tensors[index].dtype
+        for variant in mix.variants
+        for model in variant.models.values()
+        for lane in model.lanes
+        for plans in lane.plans.values()
+        for plan in plans
+        for index in plan.outputs
+    }
+    assert "uint16" in boundary
+    check_variants(mix, rtol=0.05)
 
 
 @functools.cache
@@ -159,6 +177,15 @@ BAD_OPTIONS = [
 def test_bad_options_are_refused_before_any_work(models, options, message):
     with pytest.raises(top_tvm.PartitionError, match=message):
         top_tvm.build(models, **options)
+
+
+def test_a_mix_that_needs_too_much_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("top_tvm.compiler.estimate.memory_limit_bytes", lambda: 750_000_000)
+    large = small_model(size=128)
+    top_tvm.estimate_memory(large)
+    message = r"a build of the mix takes about .* GB of memory \(alone, a .* GB, b .* GB\)"
+    with pytest.raises(top_tvm.ModelError, match=message):
+        top_tvm.build({"a": large, "b": large, "c": large, "d": large})
 
 
 def test_a_model_that_cannot_be_read_is_named():

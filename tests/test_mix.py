@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mixes import halves, make_mix, whole
+from top_tvm.errors import PartitionError
 from top_tvm.mix import Lane, ModelVariant, instance_bytes, memory_bytes, with_measured
 
 
@@ -41,5 +42,5 @@ def test_measured_times_replace_predicted_ones():
     assert [v.capacity_per_s for v in measured.variants] == [2.5e5, 7.0, 2.5e5]
     assert measured.models is mix.models
     assert mix.variants[1].period_us == 8.0
-    with pytest.raises(KeyError, match="the mix has no variants free-9x9, serial-b2"):
+    with pytest.raises(PartitionError, match="the mix has no variants free-9x9, serial-b2"):
         with_measured(mix, {"serial-b2": (1.0, 1.0), "free-9x9": (1.0, 1.0)})

@@ -161,7 +161,8 @@ def test_models_have_as_many_segments_as_possible(caplog):
         "long": 3,
         "short": 2,
     }
-    assert "2 segments instead of 3" in caplog.text
+    said = [record.message for record in caplog.records]
+    assert said == ["model 'short': 2 segments instead of 3, as it cannot be cut in more places"]
     short = variants_of({"short": models["short"]}, lanes=[1], segments=[1, 2, 3, 4])
     assert list(short) == ["serial", "free-2x1", "merged-f1k2"]
 
@@ -220,6 +221,14 @@ def test_every_variant_executes_every_op_of_every_lane_once(rng, streams):
                     assert sorted(c.op for p in plans for c in p.calls) == sorted(ops)
                     assert {plan.batch for plan in plans} == {batch}
                     assert all(lane.first_stream + p.streams <= variant.streams for p in plans)
+
+
+def test_a_model_without_ops():
+    value = Value("x", "float32", (4,), 0)
+    graph = OpGraph((Storage("input", "x", 16),), (value,), (), (0,), (0,), ("y",))
+    variants = variants_of({"a": measured(graph, DeviceModel(2))}, segments=[1])
+    assert list(variants) == ["serial", "free-2x1", "merged-f2k1"]
+    assert all(0 < v.capacity_per_s < math.inf for v in variants.values())
 
 
 def scored(id_, capacity_per_s, memory, latency_us):

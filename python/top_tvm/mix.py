@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from top_tvm.artifact import Artifact
+from top_tvm.errors import PartitionError
 from top_tvm.plan import ALIGNMENT_BYTES, Plan
 
 Mode = Literal["serial", "free", "merged"]
@@ -160,11 +161,11 @@ def with_measured(mix: Mix, measured: Mapping[str, tuple[float, float]]) -> Mix:
 
     Raises
     ------
-    KeyError
+    PartitionError
         If there is no variant of such an id.
     """
     if unknown := sorted(measured.keys() - {variant.id for variant in mix.variants}):
-        raise KeyError(f"the mix has no variants {', '.join(unknown)}")
+        raise PartitionError(f"the mix has no variants {', '.join(unknown)}")
     variants = []
     for variant in mix.variants:
         period_us, capacity_per_s = measured.get(

@@ -18,7 +18,7 @@ from top_tvm.compiler.calibrate import calibrate
 from top_tvm.compiler.choose_kernels import choose_kernels
 from top_tvm.compiler.choose_plan import fastest_plan
 from top_tvm.compiler.describe import describe_model, op_profiles
-from top_tvm.compiler.estimate import check_graph_memory, estimate_build
+from top_tvm.compiler.estimate import check_graph_memory, estimate_build, estimate_mix
 from top_tvm.compiler.extract import Extracted, extract
 from top_tvm.compiler.kernel_library import (
     MCPU_VARIABLE,
@@ -220,6 +220,11 @@ class ModelOptions:
     batch_sizes: Sequence[int] | None = None
     shapes: Mapping[str, Sequence[int]] | None = None
 
+    @property
+    def batches(self) -> list[int | None]:
+        """Batch sizes without repetition; None stands for what the model fixes."""
+        return list(dict.fromkeys(self.batch_sizes)) if self.batch_sizes else [None]
+
 
 def compile_models(
     models: Mapping[str, ModelOptions],
@@ -235,8 +240,16 @@ def compile_models(
     check_precision(precision)
     graphs: dict[str, list[CompiledGraph]] = {}
     with _TVM_LOCK:
+        sources = {name: open_source(options.model) for name, options in models.items()}
+        estimated = estimate_mix(
+            {
+                name: estimate_build(sources[name], options.shapes, options.batches)
+                for name, options in models.items()
+            }
+        )
+        progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
         for name, options in models.items():
-            graphs[name] = _optimise(options, precision, progress)
+            graphs[name] = _optimise(sources[name], options, precision, progress)
         extracted = [compiled.extracted for of_model in graphs.values() for compiled in of_model]
         prim_funcs = {symbol: f for item in extracted for symbol, f in item.prim_funcs.items()}
         progress("compile kernels", 0, 1)
@@ -259,18 +272,15 @@ def compile_models(
     return compilations
 
 
-def _optimise(options: ModelOptions, precision: str, progress: Progress) -> list[CompiledGraph]:
+def _optimise(
+    source: Source, options: ModelOptions, precision: str, progress: Progress
+) -> list[CompiledGraph]:
     """Graphs of a model for all its batch sizes."""
-    sizes = options.batch_sizes
-    batches: Sequence[int | None] = list(dict.fromkeys(sizes)) if sizes else [None]
-    source = open_source(options.model)
-    estimated = estimate_build(source, options.shapes, batches)
-    progress(f"memory: about {estimated / 1e9:.1f} GB", 1, 1)
     graphs = []
-    for index, batch in enumerate(batches):
-        progress("optimise the graph", index, len(batches))
+    for index, batch in enumerate(options.batches):
+        progress("optimise the graph", index, len(options.batches))
         graphs.append(_compile_graph(source, options.shapes, batch, precision))
-    progress("optimise the graph", len(batches), len(batches))
+    progress("optimise the graph", len(options.batches), len(options.batches))
     return graphs
 
 

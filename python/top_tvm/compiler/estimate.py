@@ -81,6 +81,26 @@ def estimate_build(
     return estimated
 
 
+def estimate_mix(estimates: Mapping[str, int]) -> int:
+    """Memory in bytes that building a mix takes, from what its models take alone, by name.
+
+    Raises
+    ------
+    ModelError
+        If it is beyond the machine's memory.
+    """
+    total = sum(estimates.values()) - (len(estimates) - 1) * _COMPILER_BYTES
+    limit = memory_limit_bytes()
+    if total > limit:
+        each = ", ".join(f"{name} {nbytes / 1e9:.1f} GB" for name, nbytes in estimates.items())
+        raise ModelError(
+            f"a build of the mix takes about {total / 1e9:.1f} GB of memory (alone, {each}), this "
+            f"machine has {limit / 1e9:.1f} GB: build it with fewer models or fewer and smaller "
+            "batches, or on a larger machine"
+        )
+    return total
+
+
 def _onnx_memory(
     source: str | Path | bytes | onnx.ModelProto,
     shapes: Mapping[str, Sequence[int]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from top_tvm.compiler.partition import (
 from top_tvm.compiler.partition.merge import Instance, MergedGraph, cut_segments
 from top_tvm.compiler.segments import cut_positions, split_graph
 from top_tvm.plan import Plan
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,21 @@ class MeasuredModel:
     plans: Mapping[int, Plan]
 
 
+@dataclass(frozen=True)
+class LanePlace:
+    """A lane of a merged graph: index of the model and of the lane, and how the model was cut."""
+
+    model: int
+    lane: int
+    batch: int
+    bounds: tuple[int, ...]
+
+
 class SegmentPlans:
     """Makes the plans of the segments of one model; equal ones are one object."""
 
-    def __init__(self, model: MeasuredModel) -> None:
+    def __init__(self, name: str, model: MeasuredModel) -> None:
+        self._name = name
         self._model = model
         self._allowed = {batch: cut_positions(graph) for batch, graph in model.graphs.items()}
         self._bounds: dict[int, dict[int, tuple[int, ...]]] = {}
@@ -56,35 +70,41 @@ class SegmentPlans:
         All batch sizes have the same number of segments.
         """
         if segments not in self._bounds:
-            cuts = self._cut(segments)
-            fewest = min(len(bounds) - 1 for bounds in cuts.values())
-            self._bounds[segments] = cuts if fewest == segments else self._cut(fewest)
+            possible = min(len(allowed) + 1 for allowed in self._allowed.values())
+            if possible < segments:
+                _LOG.warning(
+                    "model %r: %d segments instead of %d, as it cannot be cut in more places",
+                    *(self._name, possible, segments),
+                )
+            self._bounds[segments] = {
+                batch: cut_segments(problem, min(segments, possible), self._allowed[batch])
+                for batch, problem in self._model.problems.items()
+            }
         return self._bounds[segments]
 
-    def _cut(self, segments: int) -> dict[int, tuple[int, ...]]:
-        return {
-            batch: cut_segments(problem, segments, self._allowed[batch])
-            for batch, problem in self._model.problems.items()
-        }
-
-    def of_instances(
-        self,
-        merged: MergedGraph,
-        schedule: Schedule,
-        partitioner: str,
-        *,
-        model: int,
-        lane: int,
-        batch: int,
-        bounds: tuple[int, ...],
+    def of_lane(
+        self, merged: MergedGraph, schedule: Schedule, partitioner: str, place: LanePlace
     ) -> tuple[Plan, ...]:
-        """Plans of all segments in a lane, from a schedule of the merged graph."""
+        """Plans of all segments in a lane, from a schedule of the merged graph.
+
+        Parameters
+        ----------
+        merged : MergedGraph
+            What was scheduled.
+        schedule : Schedule
+            Of all its ops.
+        partitioner : str
+            Name of what made the schedule.
+        place : LanePlace
+            Whose plans are wanted.
+        """
+        batch, bounds = place.batch, place.bounds
         if (batch, bounds) not in self._split:
             self._split[batch, bounds] = split_graph(self._model.graphs[batch], bounds)
         graphs = self._split[batch, bounds]
         plans = []
         for segment, (first, last) in enumerate(pairwise(bounds)):
-            own = merged.restrict(schedule, Instance(model, lane, segment))
+            own = merged.restrict(schedule, Instance(place.model, place.lane, segment))
             problem = _restrict(self._model.problems[batch], first, last)
             staged = assign_stages(problem, own)
             key = (batch, first, last, staged)

@@ -23,12 +23,20 @@ from top_tvm.compiler.partition import (
 )
 from top_tvm.compiler.partition.merge import merge_segments
 from top_tvm.compiler.profile import Progress
-from top_tvm.compiler.segment_plans import MeasuredModel, SegmentPlans, narrow, shift
+from top_tvm.compiler.segment_plans import (
+    LanePlace,
+    MeasuredModel,
+    SegmentPlans,
+    narrow,
+    shift,
+)
 from top_tvm.mix import Lane, Mode, ModelVariant, Variant, memory_bytes
 from top_tvm.plan import Plan
 
 MOST_VARIANTS = 12
 _LOG = logging.getLogger(__name__)
+# A model without ops takes no time by the simulator.
+_LEAST_US = 1e-3
 # What is tried for graphs of several tasks; the exact search takes too long for them.
 _FOR_MERGED = ("sequential", "list", "gpg")
 
@@ -138,7 +146,7 @@ class _Merge:
 class _Planner:
     def __init__(self, models: Mapping[str, MeasuredModel], partitioner: str) -> None:
         self.models = models
-        self.segment_plans = {name: SegmentPlans(model) for name, model in models.items()}
+        self.segment_plans = {name: SegmentPlans(name, model) for name, model in models.items()}
         # What batch sizes go up to; the smallest of those that lead to the same sizes.
         batches = sorted({batch for model in models.values() for batch in model.graphs})
         by_sizes = {tuple(self.sizes(batch).values()): batch for batch in reversed(batches)}
@@ -179,7 +187,9 @@ class _Planner:
                 batch: (self.models[name].plans[batch],) for batch in sizes
             }
             models[name] = ModelVariant(1, (Lane(0, plans),), sizes)
-        return self._variant("serial", "serial", level, models, 1, 1, self._round_us(level))
+        return self._variant(
+            "serial", "serial", level, models, 1, 1, sum(self._lone_us(level).values())
+        )
 
     def free(self, level: int, width: int) -> Variant:
         """As many lanes of ``width`` streams as there are."""
@@ -229,8 +239,9 @@ class _Planner:
         if beyond:
             id_ += f"-b{max(beyond)}"
         # Of an even mix, models with larger batches need fewer instances.
-        times_us = {name: plan.predicted_us for name, plan in self._lone_plans(level).items()}
+        times_us = self._lone_us(level)
         per_task_us = sum(time_us / sizes[name] for name, time_us in times_us.items())
+        period_us = max(period_us, _LEAST_US)
         tasks = lanes * len(sizes) * sum(times_us.values()) / per_task_us
         return Variant(
             id=id_,
@@ -243,12 +254,12 @@ class _Planner:
             memory_bytes=memory_bytes(models, in_flight),
         )
 
-    def _lone_plans(self, level: int) -> dict[str, Plan]:
-        return {name: self.models[name].plans[batch] for name, batch in self.sizes(level).items()}
-
-    def _round_us(self, level: int) -> float:
-        """Time of one instance of every model, one after the other."""
-        return sum(plan.predicted_us for plan in self._lone_plans(level).values())
+    def _lone_us(self, level: int) -> dict[str, float]:
+        """Time of one instance of every model, alone."""
+        return {
+            name: max(self.models[name].plans[batch].predicted_us, _LEAST_US)
+            for name, batch in self.sizes(level).items()
+        }
 
     def _narrow(self, name: str, batch: int, width: int) -> tuple[str, Schedule]:
         """Partitioner and schedule of a model on fewer streams."""
@@ -303,14 +314,11 @@ class _Planner:
             partitioner, schedule = _best(merged.problem, self._partitioners(_FOR_MERGED))
             plans = {
                 name: [
-                    self.segment_plans[name].of_instances(
+                    self.segment_plans[name].of_lane(
                         merged,
                         schedule,
                         partitioner,
-                        model=model,
-                        lane=lane,
-                        batch=sizes[name],
-                        bounds=bounds[name],
+                        LanePlace(model, lane, sizes[name], bounds[name]),
                     )
                     for lane in range(lanes)
                 ]
