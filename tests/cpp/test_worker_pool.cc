@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -235,6 +236,26 @@ void activity_is_shown() {
   CHECK(pool->activity()[1].attempts == first[1].attempts);
 }
 
+// A worker whose jobs all wait looks no more at them once it has parked, until it is woken.
+void waiting_workers_park() {
+  const auto pool = top::WorkerPool::of_process(2);
+  std::atomic<bool> open{false};
+  Script job({{{[] {}, [&open] { return open.load(); }}}});
+  const uint64_t attempts_before = pool->activity()[0].attempts;
+  pool->start(job, {0});
+  top::Activity seen = pool->activity()[0], last;
+  do {
+    std::this_thread::yield();
+    last = std::exchange(seen, pool->activity()[0]);
+  } while (seen.job != nullptr || seen.attempts == attempts_before ||
+           seen.attempts != last.attempts);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK(pool->activity()[0].attempts == seen.attempts);
+  open.store(true);
+  job.wake(0);
+  job.done.wait();
+}
+
 void bad_placements_are_refused() {
   const auto pool = top::WorkerPool::of_process(2);
   Script job({{{[] {}}}, {{[] {}}}}), good({{{[] {}}}});
@@ -279,6 +300,7 @@ int main() {
   older_gangs_go_first();
   turns(2, 2000, 2);
   activity_is_shown();
+  waiting_workers_park();
   bad_placements_are_refused();
   jobs_start_jobs();
   // More streams than cores: nobody spins, everybody parks.
