@@ -66,7 +66,7 @@ void VirtualRuntime::run_until(double time_us) {
     const int finished = streams_.run_until(std::min(time_us, next_us));
     if (finished >= 0) {
       scheduler_.segment_finished(by_handle_[finished], false, now());
-      pump();
+      pump(true);
     } else if (next_us <= time_us && next_us < kForever) {
       arrive(arrivals_.front());
       arrivals_.pop_front();
@@ -102,11 +102,12 @@ void VirtualRuntime::cancel(int64_t id) {
   pump();
 }
 
-void VirtualRuntime::pump() {
+void VirtualRuntime::pump(bool device_is_awake) {
   starts_.clear();
   scheduler_.pump(now(), &starts_);
   // Waking the streams of an idle device takes a while.
-  const bool idle = scheduler_.in_flight() == static_cast<int>(starts_.size());
+  const bool sleeps =
+      !device_is_awake && scheduler_.in_flight() == static_cast<int>(starts_.size());
   for (Instance* instance : starts_) {
     const Lane& lane = scheduler_.variants()
                            .variants[instance->variant]
@@ -115,7 +116,7 @@ void VirtualRuntime::pump() {
     const SimulatedPlan& plan =
         plans_[instance->model][lane.plans[instance->batch][instance->segment]];
     by_handle_[handle(*instance)] = instance;
-    const double delay_us = idle && instance->segment == 0 ? device_.run_us : 0;
+    const double delay_us = sleeps ? device_.run_us : 0;
     streams_.start(handle(*instance), plan, lane.first_stream, delay_us);
     ++segments_started_;
   }

@@ -69,7 +69,7 @@ class VirtualRuntime {
 
   Nanoseconds now() const { return static_cast<Nanoseconds>(1e3 * streams_.now_us()); }
   void arrive(const Arrival& arrival);
-  void pump();
+  void pump(bool device_is_awake = false);
   int handle(const Instance& instance) const;
 
   TaskScheduler scheduler_;

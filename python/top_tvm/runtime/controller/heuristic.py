@@ -27,6 +27,7 @@ _OVERLOADED = 0.95
 _WORTH_A_SWITCH = 0.95
 _WORTH_CAPACITY = 0.98
 _LEAST_PERIODS = 5
+_ENDLESS_US = 1e9
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _estimate(variant: VariantFeatures, snapshot: Snapshot, rates: list[float]) 
     waiting = bounded / (1 - bounded) * (1 + _variation(snapshot.models, rates) ** 2) / 2
     response_us = snapshot.pace * (latency_us * (1 + waiting) + queued_us)
     if load > _OVERLOADED:
-        response_us *= 1 + load  # worse than any that is not
+        response_us += _ENDLESS_US * load  # queues grow: worse than any that is not
     return _Estimate(max(load, 1e-9), response_us)
 
 
