@@ -66,6 +66,8 @@ class Runtime:
     stall_timeout_s : float
         A worker that has been inside one operator for so long is reported: in the log, and by
         :meth:`stats`.
+    barriers : bool
+        Segments of merged variants wait for each other, period by period: an ablation.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class Runtime:
         controller: str | Controller = "heuristic",
         control_interval_ms: float = 20.0,
         stall_timeout_s: float = 5.0,
+        barriers: bool = False,
     ) -> None:
         if queue_size < 1:
             raise InputError(f"queue_size must be at least 1, not {queue_size}")
@@ -94,6 +97,7 @@ class Runtime:
         self._options = (queue_size, mode, controller)
         self._interval_s = 1e-3 * control_interval_ms
         self._stall_timeout_s = stall_timeout_s
+        self._barriers = barriers
         self._pid = os.getpid()
         self._lock = threading.Lock()  # of changes of the engine
         self._executables: dict[str, Executable] = {}
@@ -241,7 +245,7 @@ class Runtime:
                 raise InputError("a runtime needs at least one model")
             mix = mix_of(executables)
         mix = with_modes(mix, mode)
-        table = make_table(mix)
+        table = make_table(mix, barriers=self._barriers)
         features = features_of(mix, table)
         first = 0 if mode in ("auto", "serial") else 1
         control = controller_named(controller, features, first=first)
