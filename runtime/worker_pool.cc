@@ -39,6 +39,11 @@ ProcessState& process_state() {
   return *state;
 }
 
+// For debuggers and `top -H`.
+void name_this_thread(int index) {
+  pthread_setname_np(pthread_self(), ("top_tvm/" + std::to_string(index)).substr(0, 15).c_str());
+}
+
 void pin_this_thread(int core) {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -108,6 +113,7 @@ void WorkerPool::grow(int workers) {
     const int core = index < num_cores ? cores[index] : -1;
     worker.thread = std::thread([this, &worker, index, core] {
       if (core >= 0) pin_this_thread(core);
+      name_this_thread(index);
       become_stream_thread();
       work(worker, index);
     });

@@ -163,15 +163,13 @@ class BoundRuntime {
     generation_ = fork_generation();
   }
 
-  // What is in flight uses the runtime and the executors: if it does not end, neither do they.
+  // What is in flight uses the runtime and the executors: if it does not end, neither do they. Also
+  // called when the interpreter ends, hence not by way of the client gate.
   ~BoundRuntime() {
-    bool idle = false;
     if (!forked()) {
-      const Unlocked unlocked;
       runtime_->close(true);
-      idle = runtime_->in_flight() == 0;
+      if (runtime_->in_flight() == 0) return;
     }
-    if (idle) return;
     runtime_.release();
     executors_.release();
   }

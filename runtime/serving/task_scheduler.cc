@@ -71,6 +71,7 @@ TaskScheduler::TaskScheduler(VariantSet set, size_t queue_size)
 TaskState TaskScheduler::submit(Task* task, Nanoseconds now) {
   Model& model = models_[task->model];
   task->submitted_ns = now;
+  task->launched_ns = 0;
   task->state = TaskState::kQueued;
   task->cancel_requested = false;
   if (model.queue.full()) return task->state = reject(task->model, now);

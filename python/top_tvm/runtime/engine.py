@@ -196,27 +196,27 @@ class Engine:
             # Ended: whatever was there then is seen by one more look.
             ended = self._ended.is_set()
             tasks = self.native.wait_finished(0.0 if ended else _POLL_S)
-            for future, state, failure, outputs, *_ in tasks:
-                if future is not None:
-                    self._tell(future, state, failure, outputs)
+            for future, state, failure, outputs, _, launched_ns, _ in tasks:
+                if future is None:
+                    continue  # it was abandoned
+                if state == _COMPLETED:
+                    names = self._outputs[future.model]
+                    future.set_result(dict(zip(names, outputs, strict=True)))
+                elif future.cancelled():
+                    future.set_running_or_notify_cancel()
+                else:
+                    future.set_exception(_error(state, failure, launched=launched_ns > 0))
             if ended and not tasks:
                 return
 
-    def _tell(self, future: TaskFuture, state: int, failure: str, outputs: list[Array]) -> None:
-        if state == _COMPLETED:
-            names = self._outputs[future.model]
-            future.set_result(dict(zip(names, outputs, strict=True)))
-        elif future.cancelled():
-            future.set_running_or_notify_cancel()
-        elif state == _CANCELLED:
-            future.set_exception(Cancelled("the task was given up"))
-        else:
-            future.set_exception(_error(state, failure))
 
-
-def _error(state: int, failure: str) -> TopTVMError:
+def _error(state: int, failure: str, *, launched: bool) -> TopTVMError:
     if state == _EXPIRED:
         return DeadlineExceeded("the task's turn came too late for its deadline")
+    if state == _CANCELLED and launched:
+        return Cancelled("the task was given up when a segment of it had ended")
+    if state == _CANCELLED:
+        return Closed("the runtime was closed before the task's turn came")
     return DeviceError(failure)
 
 
