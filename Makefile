@@ -1,4 +1,5 @@
-# make demo | test | fuzz | conformance | lint | bench-cpu | bench-partition | picture | clean. Each
+# make demo | test | fuzz | conformance | lint | bench-cpu | bench-partition | bench-serving |
+# picture | clean. Each
 # sets up .venv by itself; nothing is installed elsewhere, but for the Chromium that tests and
 # pictures of pages need: see the target browser.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
@@ -8,6 +9,7 @@
 #   make test PYTEST_ARGS="-k cli -x"      only some of the Python tests
 #   make bench-cpu BENCH_ARGS=--quick      minutes instead of half an hour; --help for more
 #   make bench-partition BENCH_ARGS=--quick  minutes instead of hours; --help for more
+#   make bench-serving BENCH_ARGS=--quick  minutes; --full for everything; --help for more
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,7 +34,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu bench-partition picture browser setup clean
+.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu bench-partition bench-serving picture browser setup clean
 .DEFAULT_GOAL := test
 
 # Two makes in a row, because installing also builds the native module: the second sees that.
@@ -60,6 +62,9 @@ bench-cpu: setup
 
 bench-partition: setup
 	$(BIN)/python benchmarks/partition.py $(BENCH_ARGS)
+
+bench-serving: setup
+	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 # The pictures of the README, from a page that is made here and now.
 picture: setup browser

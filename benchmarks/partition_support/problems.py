@@ -24,7 +24,7 @@ from top_tvm.compiler.wide_device import MulticoreDevice, WideDevice, work_of
 
 SimulatedDevice = WideDevice | MulticoreDevice
 
-# Peak rates, bandwidth and resident threads of two classes of GPU, FP32 without tensor cores;
+# Peak rates, bandwidth and resident threads of classes of GPU, without tensor cores unless said so;
 # launch and wait as in a captured graph. By class, not by product: kernels reach 50-80 % of a peak.
 SIMULATED_DEVICES: Mapping[str, Callable[[int], SimulatedDevice]] = {
     # A data-center GPU of about 100 multiprocessors.
@@ -50,6 +50,18 @@ SIMULATED_DEVICES: Mapping[str, Callable[[int], SimulatedDevice]] = {
         wait_us=2.0,
         run_us=8.0,
         shortest_us=2.5,
+    ),
+    # The first one's tensor cores: for convolutions, FLOPs and bytes take about the same time.
+    "tensor-gpu": partial(
+        WideDevice,
+        "tensor-gpu",
+        flops_per_us=8e7,
+        bytes_per_us=1.5e6,
+        resident_elements=2e5,
+        dispatch_us=1.0,
+        wait_us=1.5,
+        run_us=5.0,
+        shortest_us=2.0,
     ),
     # A server's CPU with a core per stream.
     "multicore": partial(MulticoreDevice, "multicore"),

@@ -1,0 +1,102 @@
+"""Mixes with all variants that can be planned: a build keeps only those that it believes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpu.case import MODELS, load_model
+from serving_support.systems import Inputs
+from top_tvm.compiler.build import ModelOptions, compile_models, make_artifact, plan_model
+from top_tvm.compiler.measure_roofline import measure_roofline
+from top_tvm.compiler.profile import Progress
+from top_tvm.compiler.segment_plans import MeasuredModel
+from top_tvm.compiler.variants import all_variants, prune
+from top_tvm.mix import Mix
+from top_tvm.random_inputs import random_inputs
+from top_tvm.runtime.mix_executable import MixExecutable
+
+STREAMS = 2
+
+
+@dataclass(frozen=True)
+class BuiltMix:
+    """A mix, and what the peers need of its models.
+
+    Attributes
+    ----------
+    mix : Mix
+        With all variants.
+    kept : MixExecutable
+        With those that ``top_tvm.build`` keeps.
+    contents : mapping of str to bytes
+        The models as ONNX.
+    inputs : mapping
+        Of a task of every model.
+    """
+
+    mix: Mix
+    kept: MixExecutable
+    contents: Mapping[str, bytes]
+    inputs: Inputs
+
+
+def model_content(name: str, batch: int) -> bytes:
+    """A model by its name, or from a file, as ONNX; 0 leaves the batch size open."""
+    if name not in MODELS:
+        return Path(name).read_bytes()
+    model = load_model(name, batch or 2)
+    if not batch:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def build(
+    names: Sequence[str],
+    *,
+    batch_sizes: Sequence[int],
+    lanes: Sequence[int],
+    segments: Sequence[int],
+    progress: Progress,
+) -> BuiltMix:
+    """As ``top_tvm.build`` does, but also with the variants that it would drop.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of models that come with the packages, or of ONNX files.
+    batch_sizes : sequence of int
+        From 1 on; a file that fixes its batch size can only have that one.
+    lanes, segments : sequence of int
+        Of merged variants.
+    progress : callable
+        Told what is done.
+    """
+    options = {Path(name).stem: ModelOptions(model_content(name, 0), batch_sizes) for name in names}
+    compilations = compile_models(options, streams=STREAMS, precision="fp32", progress=progress)
+    planned = {name: plan_model(made, "auto", progress) for name, made in compilations.items()}
+    measured = {
+        name: MeasuredModel(
+            {compiled.batch: compiled.extracted.graph for compiled in made.graphs},
+            planned[name].problems,
+            planned[name].plans,
+        )
+        for name, made in compilations.items()
+    }
+    variants = all_variants(
+        measured, lanes=lanes, segments=segments, partitioner="auto", progress=progress
+    )
+    roofline = measure_roofline(STREAMS, next(iter(compilations.values())).cache)
+    artifacts = {
+        name: make_artifact(made, planned[name], "cpu", "fp32", roofline)
+        for name, made in compilations.items()
+    }
+    mix = Mix(artifacts, variants)
+    contents = {Path(name).stem: model_content(name, 1) for name in names}
+    inputs = {
+        name: random_inputs(planned[name].plans[min(planned[name].plans)]) for name in artifacts
+    }
+    return BuiltMix(mix, MixExecutable(Mix(artifacts, prune(variants))), contents, inputs)
