@@ -8,7 +8,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("[0-9]_*.py"))
-ARGUMENTS = {"3_train_gpg.py": ["20"]}  # instead of two minutes of training
+ARGUMENTS = {"4_train_gpg.py": ["20"]}  # instead of two minutes of training
 
 
 def test_the_tutorials_are_numbered_without_gaps():

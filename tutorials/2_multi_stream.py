@@ -80,4 +80,4 @@ for timing in timings:
 best = top_tvm.build(model, streams=STREAMS)
 print(f"auto chose: {best.artifact.plans[1].partitioner}")
 
-# Next: a policy that learns to schedule (3_train_gpg.py).
+# Next: many tasks at once (3_async_serving.py).

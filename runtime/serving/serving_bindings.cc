@@ -14,6 +14,7 @@
 
 #include "runtime/bindings.h"
 #include "runtime/serving/live_runtime.h"
+#include "runtime/serving/probe.h"
 #include "runtime/serving/virtual_runtime.h"
 
 namespace top {
@@ -179,22 +180,10 @@ class BoundRuntime {
   // State, slot and generation. The client's reference is kept if the task is queued.
   std::tuple<int, uint32_t, uint32_t> submit(int model, const std::vector<InputArray>& inputs,
                                              int priority, double deadline_us, nb::object client) {
-    if (model < 0 || model >= static_cast<int>(outputs_.size()) || priority < 0 ||
-        priority >= kPriorities || !(deadline_us > 0)) {
-      throw std::invalid_argument("The task has no valid model, priority or deadline.");
+    if (priority < 0 || priority >= kPriorities || !(deadline_us > 0)) {
+      throw std::invalid_argument("The task has no valid priority or deadline.");
     }
-    const std::vector<BoundaryTensor>& expected = runtime_->model(model).inputs;
-    if (inputs.size() != expected.size()) {
-      throw std::invalid_argument("The model has another number of inputs.");
-    }
-    std::vector<const void*> pointers;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (!is_contiguous(inputs[i]) || inputs[i].nbytes() != expected[i].nbytes) {
-        throw std::invalid_argument("Input '" + expected[i].name + "' must be contiguous with " +
-                                    std::to_string(expected[i].nbytes) + " bytes.");
-      }
-      pointers.push_back(inputs[i].data());
-    }
+    const std::vector<const void*> pointers = check_inputs(model, inputs);
     Ticket ticket{0, 0};
     TaskState state;
     {
@@ -284,6 +273,27 @@ class BoundRuntime {
     return list;
   }
 
+  // See probe.h. Nothing else may wait for finished tasks.
+  double measure_capacity(const std::vector<std::vector<InputArray>>& inputs, int outstanding,
+                          double seconds) {
+    if (inputs.size() != outputs_.size() || outstanding < 1 || !(seconds > 0)) {
+      throw std::invalid_argument("A measurement needs inputs for every model, tasks and time.");
+    }
+    std::vector<std::vector<const void*>> pointers;
+    for (size_t m = 0; m < inputs.size(); ++m) {
+      pointers.push_back(check_inputs(static_cast<int>(m), inputs[m]));
+    }
+    const Unlocked unlocked;
+    return top::measure_capacity(*runtime_, pointers, outstanding, seconds);
+  }
+
+  std::vector<double> time_lone_tasks(int model, const std::vector<InputArray>& inputs, int warmup,
+                                      int repeats) {
+    const std::vector<const void*> pointers = check_inputs(model, inputs);
+    const Unlocked unlocked;
+    return top::time_lone_tasks(*runtime_, model, pointers, warmup, repeats);
+  }
+
   nb::list abandon() {
     nb::list clients;
     for (void* client : runtime_->abandon()) {
@@ -304,6 +314,25 @@ class BoundRuntime {
     nb::dlpack::dtype dtype;
     std::vector<size_t> shape;
   };
+
+  std::vector<const void*> check_inputs(int model, const std::vector<InputArray>& inputs) const {
+    if (model < 0 || model >= static_cast<int>(outputs_.size())) {
+      throw std::invalid_argument("There is no model " + std::to_string(model) + ".");
+    }
+    const std::vector<BoundaryTensor>& expected = runtime_->model(model).inputs;
+    if (inputs.size() != expected.size()) {
+      throw std::invalid_argument("The model has another number of inputs.");
+    }
+    std::vector<const void*> pointers;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      if (!is_contiguous(inputs[i]) || inputs[i].nbytes() != expected[i].nbytes) {
+        throw std::invalid_argument("Input '" + expected[i].name + "' must be contiguous with " +
+                                    std::to_string(expected[i].nbytes) + " bytes.");
+      }
+      pointers.push_back(inputs[i].data());
+    }
+    return pointers;
+  }
 
   nb::object executors_;
   std::vector<std::vector<Output>> outputs_;  // per model
@@ -331,6 +360,10 @@ void bind_serving(nb::module_& m) {
       .def("snapshot", &BoundRuntime::snapshot)
       .def("statistics", &BoundRuntime::statistics)
       .def("stuck_workers", &BoundRuntime::stuck_workers, nb::arg("longer_than_s"))
+      .def("measure_capacity", &BoundRuntime::measure_capacity, nb::arg("inputs"),
+           nb::arg("outstanding"), nb::arg("seconds"))
+      .def("time_lone_tasks", &BoundRuntime::time_lone_tasks, nb::arg("model"), nb::arg("inputs"),
+           nb::arg("warmup"), nb::arg("repeats"))
       .def("abandon", &BoundRuntime::abandon)
       .def_prop_ro("forked", &BoundRuntime::forked)
       .def_prop_ro("in_flight", &BoundRuntime::in_flight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from top_tvm.compiler.build import (
     Compilation,
@@ -17,10 +18,11 @@ from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.profile import Progress, ignore_progress
 from top_tvm.compiler.segment_plans import MeasuredModel
 from top_tvm.compiler.sources import Model
-from top_tvm.compiler.variants import plan_variants
+from top_tvm.compiler.variants import plan_variants, prune
 from top_tvm.errors import PartitionError
-from top_tvm.mix import Mix
+from top_tvm.mix import Mix, with_measured
 from top_tvm.mix_check import MAX_LANES, MAX_MODELS, MAX_SEGMENTS
+from top_tvm.runtime.measure import measure_variants
 from top_tvm.runtime.mix_executable import MixExecutable
 
 DEFAULT_SEGMENTS = (1, 2, 3)
@@ -83,7 +85,9 @@ def build_mix(  # noqa: PLR0913
         name: make_artifact(compilations[name], planned[name], target, precision, roofline)
         for name in options
     }
-    return MixExecutable(Mix(artifacts, variants))
+    executable = MixExecutable(Mix(artifacts, variants))
+    measured = with_measured(executable.mix, measure_variants(executable, report))
+    return MixExecutable(replace(measured, variants=prune(measured.variants)))
 
 
 def _options(

@@ -27,7 +27,7 @@ from top_tvm.errors import (
 )
 from top_tvm.mix import Mix
 from top_tvm.runtime.controller.decision import VariantFeatures
-from top_tvm.runtime.variant_table import VariantTable
+from top_tvm.runtime.variant_table import VariantTable, tensors_of
 
 Array = npt.NDArray[Any]
 # As TaskState of runtime/serving/task.h.
@@ -135,8 +135,8 @@ class Engine:
         self.native = _native.LiveRuntime(
             table.fields,
             executors,
-            [_tensors(spec.inputs) for spec in specs],
-            [_tensors(spec.outputs) for spec in specs],
+            [tensors_of(spec.inputs) for spec in specs],
+            [tensors_of(spec.outputs) for spec in specs],
             table.streams,
             queue_size,
         )
@@ -218,10 +218,6 @@ def _error(state: int, failure: str, *, launched: bool) -> TopTVMError:
     if state == _CANCELLED:
         return Closed("the runtime was closed before the task's turn came")
     return DeviceError(failure)
-
-
-def _tensors(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
-    return [(spec.name, spec.dtype, spec.shape) for spec in specs]
 
 
 def _names(names: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from top_tvm._native import allowed_cores
+from top_tvm.artifact import TensorSpec
 from top_tvm.errors import InputError, PlanError
 from top_tvm.mix import Lane, Mix, ModelVariant, Variant, memory_bytes
 from top_tvm.plan import Plan
@@ -143,6 +144,11 @@ def features_of(mix: Mix, table: VariantTable) -> tuple[VariantFeatures, ...]:
         latency_us = tuple(model[2][0] for model in models)
         features.append(VariantFeatures(id_, period_us, latency_us, work_us, variant.memory_bytes))
     return tuple(features)
+
+
+def tensors_of(specs: Sequence[TensorSpec]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Inputs or outputs of a model as the native runtime takes them."""
+    return [(spec.name, spec.dtype, spec.shape) for spec in specs]
 
 
 def lone_us(plans: Sequence[Plan]) -> float:

@@ -1,7 +1,7 @@
-"""Tutorial 3: train GPG, a policy that schedules op graphs, for two minutes.
+"""Tutorial 4: train GPG, a policy that schedules op graphs, for two minutes.
 
-    python tutorials/3_train_gpg.py            two minutes of training
-    python tutorials/3_train_gpg.py 1000       another number of updates
+    python tutorials/4_train_gpg.py            two minutes of training
+    python tutorials/4_train_gpg.py 1000       another number of updates
 
 Needs torch and DGL (pip install 'top_tvm[compile]' with Python 3.10 or 3.11).
 """
