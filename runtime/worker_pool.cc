@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
 #include <cstddef>
 #include <stdexcept>
@@ -37,6 +38,10 @@ ProcessState& process_state() {
     return created;
   }();
   return *state;
+}
+
+int64_t clock_ns() {
+  return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
 // For debuggers and `top -H`.
@@ -153,6 +158,7 @@ bool WorkerPool::take_entered(Worker& worker, std::vector<Program>& active) {
   if (!worker.has_entered.load(std::memory_order_seq_cst)) return false;
   std::lock_guard<std::mutex> lock(mutex_);
   worker.has_entered.store(false, std::memory_order_relaxed);
+  if (active.empty()) worker.busy_since_ns.store(clock_ns(), std::memory_order_relaxed);
   active.insert(active.end(), worker.entered.begin(), worker.entered.end());
   worker.entered.clear();
   return true;
@@ -176,6 +182,10 @@ bool WorkerPool::execute_oldest(Worker& worker, std::vector<Program>& active) no
     if (progress == Progress::kDone) {
       active.erase(active.begin() + static_cast<std::ptrdiff_t>(i));
       worker.load.fetch_sub(1, std::memory_order_relaxed);
+      if (active.empty()) {
+        const int64_t since = worker.busy_since_ns.exchange(0, std::memory_order_relaxed);
+        worker.busy_ns.fetch_add(clock_ns() - since, std::memory_order_relaxed);
+      }
       finish_stream(*job);
       return true;
     }
@@ -285,9 +295,12 @@ std::vector<Activity> WorkerPool::activity() {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<Activity> workers;
   for (const auto& worker : workers_) {
-    workers.push_back({worker->job.load(std::memory_order_relaxed),
-                       worker->stream.load(std::memory_order_relaxed),
-                       worker->attempts.load(std::memory_order_relaxed)});
+    const int64_t since = worker->busy_since_ns.load(std::memory_order_relaxed);
+    workers.push_back(
+        {worker->job.load(std::memory_order_relaxed),
+         worker->stream.load(std::memory_order_relaxed),
+         worker->attempts.load(std::memory_order_relaxed),
+         worker->busy_ns.load(std::memory_order_relaxed) + (since == 0 ? 0 : clock_ns() - since)});
   }
   return workers;
 }

@@ -46,6 +46,7 @@ struct Activity {
   const StreamJob* job;
   int stream;
   uint64_t attempts;  // to execute a step
+  int64_t busy_ns;    // time with programs so far, since the worker was made
 };
 
 // Any thread may call the public methods, except that workers of the pool must not wait for it:
@@ -88,6 +89,9 @@ class WorkerPool {
     alignas(64) std::atomic<const StreamJob*> job{nullptr};
     std::atomic<int> stream{0};
     std::atomic<uint64_t> attempts{0};
+    // Nanoseconds with programs before, and since when there are some again; 0 without any.
+    std::atomic<int64_t> busy_ns{0};
+    std::atomic<int64_t> busy_since_ns{0};
   };
 
   WorkerPool() = default;

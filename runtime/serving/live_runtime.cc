@@ -39,6 +39,7 @@ LiveRuntime::LiveRuntime(VariantSet set, std::vector<ServedModel> models, int st
   if (models_.size() != variants().models.size()) {
     throw std::invalid_argument("Not every model of the variants is given.");
   }
+  for (const Activity& worker : pool_->activity()) busy_before_ns_.push_back(worker.busy_ns);
   build_stations();
   allocate_instances();
   for (size_t m = 0; m < models_.size(); ++m) {
@@ -419,6 +420,15 @@ std::vector<StuckWorker> LiveRuntime::stuck_workers(double longer_than_s) {
     }
   }
   return stuck;
+}
+
+std::vector<double> LiveRuntime::busy_s() {
+  const std::vector<Activity> activity = pool_->activity();
+  std::vector<double> busy;
+  for (int stream = 0; stream < streams_; ++stream) {
+    busy.push_back(1e-9 * static_cast<double>(activity[stream].busy_ns - busy_before_ns_[stream]));
+  }
+  return busy;
 }
 
 std::vector<void*> LiveRuntime::abandon() {

@@ -99,6 +99,10 @@ class LiveRuntime {
   // from the runtime. It must never be destroyed afterwards.
   std::vector<void*> abandon();
 
+  // Seconds that each stream's worker has had something to execute, since the runtime was made;
+  // other runtimes and executables on the same workers count, too.
+  std::vector<double> busy_s();
+
   // Bytes of instances in flight, of inputs when the queues are full, and of outputs in flight.
   size_t memory_bytes() const { return memory_bytes_; }
   const VariantSet& variants() const { return scheduler_.variants(); }
@@ -136,6 +140,7 @@ class LiveRuntime {
   std::vector<ServedModel> models_;
   const int streams_;
   const std::shared_ptr<WorkerPool> pool_;
+  std::vector<int64_t> busy_before_ns_;  // per worker, when the runtime was made
   size_t memory_bytes_ = 0;
 
   // Immutable after construction: [variant][model][batch], then [lane][segment].

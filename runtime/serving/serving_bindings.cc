@@ -306,6 +306,7 @@ class BoundRuntime {
     std::lock_guard<std::mutex> lock(fork_guard());
     return generation_ != fork_generation();
   }
+  std::vector<double> busy_s() { return runtime_->busy_s(); }
   size_t in_flight() { return runtime_->in_flight(); }
   size_t memory_bytes() const { return runtime_->memory_bytes(); }
 
@@ -366,6 +367,7 @@ void bind_serving(nb::module_& m) {
            nb::arg("warmup"), nb::arg("repeats"))
       .def("abandon", &BoundRuntime::abandon)
       .def_prop_ro("forked", &BoundRuntime::forked)
+      .def("busy_s", &BoundRuntime::busy_s)
       .def_prop_ro("in_flight", &BoundRuntime::in_flight)
       .def_prop_ro("memory_bytes", &BoundRuntime::memory_bytes);
 

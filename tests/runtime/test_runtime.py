@@ -433,5 +433,7 @@ def test_statistics_add_up(mix, questions):
             model["queue"]["mean_us"] + model["compute"]["mean_us"]
         )
         assert stats["memory_bytes"] > 0
+        assert len(stats["utilisation"]) == 2
+        assert all(0 < share <= 1 for share in stats["utilisation"])
         assert stats["stuck"] == []
         assert set(stats["dequeue_frequency"]) == {"a", "b", "c"}

@@ -7,6 +7,7 @@ gets another one, and the old one ends its tasks beside it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -140,6 +141,7 @@ class Engine:
             table.streams,
             queue_size,
         )
+        self._began_s = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._deliver, name="top-tvm delivery", daemon=True)
         self._thread.start()
@@ -165,6 +167,11 @@ class Engine:
                 f"model {model!r}: {deadline_ms:g} ms are not enough for what waits already"
             )
         raise Closed("the runtime is closed")
+
+    def utilisation(self) -> list[float]:
+        """Share of the time since the engine was made that each stream's worker was busy."""
+        elapsed_s = max(time.monotonic() - self._began_s, 1e-9)
+        return [min(busy_s / elapsed_s, 1.0) for busy_s in self.native.busy_s()]
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Counts and times by the names of the models."""

@@ -352,7 +352,8 @@ class Runtime:
             deadline), ``launches`` (instances), ``queued`` and ``in_flight``, and ``queue``,
             ``compute`` and ``end_to_end`` times in microseconds (``count``, ``mean_us``,
             ``p50_us``, ``p95_us``, ``p99_us``, ``max_us``) of tasks that were completed since the
-            models last changed. ``variant``, ``reason`` (of the decision), ``dequeue_frequency``
+            models last changed. ``utilisation``: per stream, share of the time since then in which
+            its worker had something to execute. ``variant``, ``reason`` (of the decision), ``dequeue_frequency``
             per model (tasks per period), ``pace``, ``memory_bytes``, ``uptime_s``, and ``stuck``
             workers.
         """
@@ -383,6 +384,7 @@ class Runtime:
                 for name, model in zip(current.names, snapshot.models, strict=True)
             },
             "pace": snapshot.pace,
+            "utilisation": current.utilisation(),
             "memory_bytes": sum(engine.native.memory_bytes for engine in engines),
             "uptime_s": time.monotonic() - self._started_s,
             "stuck": list(self._stuck),
