@@ -40,6 +40,9 @@ class TaskFuture(Future[dict[str, Array]]):
 
     ``cancel()`` ends a task that waits, and returns True. One that runs ends when its segment does,
     if that is not its last: ``result()`` then raises :class:`~top_tvm.errors.Cancelled`.
+
+    Once done, ``times_ns`` are submission, launch and end on the clock of ``time.monotonic_ns()``;
+    the second is 0 for a task that was not launched.
     """
 
     def __init__(self, engine: Engine, model: int) -> None:
@@ -47,6 +50,7 @@ class TaskFuture(Future[dict[str, Array]]):
         self._engine = engine
         self._ticket: tuple[int, int] | None = None
         self.model = model
+        self.times_ns: tuple[int, int, int] | None = None
 
     def cancel(self) -> bool:
         """Give the task up; whether it has ended without having been launched."""
@@ -196,8 +200,9 @@ class Engine:
             # Ended: whatever was there then is seen by one more look.
             ended = self._ended.is_set()
             tasks = self.native.wait_finished(0.0 if ended else _POLL_S)
-            for future, state, failure, outputs, *_ in tasks:
+            for future, state, failure, outputs, *times_ns in tasks:
                 if future is not None:
+                    future.times_ns = tuple(times_ns)
                     self._tell(future, state, failure, outputs)
             if ended and not tasks:
                 return
