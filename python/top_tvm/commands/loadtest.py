@@ -83,6 +83,8 @@ def loadtest(
     ):
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"{option} {value:g}: expected a positive number")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected 0 or more")
     if (arrivals == "trace") != (trace is not None):
         raise UsageError("--arrivals trace and --trace FILE.csv go together")
     if arrivals != "closed" and clients is not None:
