@@ -127,6 +127,15 @@ def test_a_trace_and_shares_say_which_model_gets_what(loadtest, tmp_path):
     assert 5 * b < a
 
 
+def test_a_page_is_written_live_and_simulated(loadtest, tmp_path):
+    path = tmp_path / "page.html"
+    for more in ((), ("--simulate",)):
+        code, _, err = loadtest("mix.top", "--duration", 0.3, "--html", path, *more)
+        assert code == 0, err
+        assert '"simulated":' + ("true" if more else "false") in path.read_text(encoding="utf-8")
+        path.unlink()
+
+
 def test_files_of_single_models_are_served_together(loadtest, files, tmp_path):
     other = tmp_path / "other.top"
     other.write_bytes((files / "one.top").read_bytes())

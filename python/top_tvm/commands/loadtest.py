@@ -16,6 +16,7 @@ from top_tvm.terminal import load_progress, print_json, print_table
 
 if TYPE_CHECKING:
     from top_tvm.loadtest.live import Stop
+    from top_tvm.loadtest.record import Record
     from top_tvm.loadtest.result import LoadResult
     from top_tvm.mix import Mix
     from top_tvm.runtime.controller.decision import VariantFeatures
@@ -26,6 +27,7 @@ EPILOG = examples(
     "top-tvm loadtest a.top b.top --rate 50 --share a=4,b=1 --deadline-ms 100",
     "top-tvm loadtest mix.top --arrivals mmpp --duration 60 --mode merged --json",
     "top-tvm loadtest mix.top --arrivals trace --trace arrivals.csv",
+    "top-tvm loadtest mix.top --html page.html   # latency, backlog, variants over time",
     "top-tvm loadtest mix.top --simulate --controller static:serial",
 )
 _ARRIVALS = ("poisson", "uniform", "mmpp", "gamma", "closed", "trace")
@@ -66,6 +68,9 @@ def loadtest(
         bool, typer.Option("--simulate", help="On a virtual device instead of this one.")
     ] = False,
     seed: SeedOption = 0,
+    html: Annotated[
+        str | None, typer.Option(metavar="PAGE.html", help="Write a page: what happened when.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let tasks arrive at a runtime, and show throughput, latency and what was refused.
@@ -85,14 +90,7 @@ def loadtest(
             raise UsageError(f"{option} {value:g}: expected a positive number")
     if seed < 0:
         raise UsageError(f"--seed {seed}: expected 0 or more")
-    if (arrivals == "trace") != (trace is not None):
-        raise UsageError("--arrivals trace and --trace FILE.csv go together")
-    if arrivals != "closed" and clients is not None:
-        raise UsageError("--clients is for --arrivals closed")
-    if arrivals in ("closed", "trace") and rate is not None:
-        raise UsageError(f"--rate has no meaning with --arrivals {arrivals}")
-    if arrivals == "trace" and share is not None:
-        raise UsageError("--share has no meaning with --arrivals trace")
+    _check_combination(arrivals, trace, rate, share, clients)
     if arrivals == "closed" and simulate:
         raise UsageError("--arrivals closed cannot be simulated: choose another")
     loaded = _load(files)
@@ -107,10 +105,33 @@ def loadtest(
     }
     record = _run(loaded, settings, trace, share, duration, clients)
     result = summarize(record, deadline_ms=deadline_ms, settings=settings)
+    if html is not None:
+        _write_page(html, files, record, result)
     if as_json:
         print_json(result.as_json())
     else:
         _print(result)
+
+
+def _write_page(path: str, files: list[str], record: Record, result: LoadResult) -> None:
+    from top_tvm.loadtest.page import page_data, render
+    from top_tvm.replace_file import write_text
+
+    name = ", ".join(Path(file).stem for file in files)
+    write_text(path, render(page_data(name, record, result)))
+
+
+def _check_combination(
+    arrivals: str, trace: str | None, rate: float | None, share: str | None, clients: int | None
+) -> None:
+    if (arrivals == "trace") != (trace is not None):
+        raise UsageError("--arrivals trace and --trace FILE.csv go together")
+    if arrivals != "closed" and clients is not None:
+        raise UsageError("--clients is for --arrivals closed")
+    if arrivals in ("closed", "trace") and rate is not None:
+        raise UsageError(f"--rate has no meaning with --arrivals {arrivals}")
+    if arrivals == "trace" and share is not None:
+        raise UsageError("--share has no meaning with --arrivals trace")
 
 
 def _run(
@@ -120,7 +141,7 @@ def _run(
     share: str | None,
     duration: float | None,
     clients: int | None,
-) -> Any:
+) -> Record:
     import numpy as np
 
     from top_tvm.loadtest.arrivals import random_arrivals, read_trace
