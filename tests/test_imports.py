@@ -51,6 +51,7 @@ ON_TOP = frozenset(
         "commands",
         "compare",
         "doctor",
+        "loadtest",
         "page",
         "report",
         "terminal",

@@ -30,7 +30,7 @@ from top_tvm.cli_options import (
     parse_shapes,
     unique_names,
 )
-from top_tvm.commands import build, inspect, run
+from top_tvm.commands import build, inspect, loadtest, run
 from top_tvm.errors import TopTVMError
 from top_tvm.terminal import print_json, print_table, progress_bars
 
@@ -63,6 +63,7 @@ app = typer.Typer(
 app.command(epilog=build.EPILOG)(build.build)
 app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=inspect.EPILOG)(inspect.inspect)
+app.command(epilog=loadtest.EPILOG)(loadtest.loadtest)
 
 
 def main() -> None:

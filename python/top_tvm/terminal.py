@@ -95,3 +95,44 @@ def print_variants(title: str, variants: Sequence[Mapping[str, Any]]) -> None:
         for variant in variants
     ]
     print_table(title, columns, records)
+
+
+@contextmanager
+def load_progress(deadline_ms: float | None) -> Iterator[Callable[[Any, float], None]]:
+    """One line on stderr about a load test; yields ``show(record, seconds)``.
+
+    Where stderr is not a terminal, nothing is shown.
+    """
+    import math
+    from collections import deque
+
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda record, seconds: None
+        return
+    recent: deque[Any] = deque(maxlen=2000)
+    seen = 0
+    with Live(console=console, transient=True, refresh_per_second=4) as live:
+
+        def show(record: Any, seconds: float) -> None:
+            nonlocal seen
+            tasks = record.tasks
+            recent.extend(tasks[seen:])
+            seen = len(tasks)
+            done = sorted(t.finished_s - t.arrival_s for t in recent if t.end == "completed")
+            ends = [t.finished_s for t in recent if t.end == "completed"]
+            span_s = seconds - min((t.arrival_s for t in recent), default=0.0)
+            rates = f"{len(ends) / max(span_s, 1e-3):8.1f} tasks/s"
+            quantiles = " ".join(
+                f"p{q} {1e3 * done[min(math.ceil(q / 100 * len(done)), len(done)) - 1]:.2f}"
+                for q in (50, 95, 99)
+                if done
+            )
+            waiting = sum(t.end == "waiting" for t in recent)
+            given = "" if deadline_ms is None else f", deadline {deadline_ms:g} ms"
+            live.update(f"{seconds:6.1f} s {rates}, {quantiles} ms, backlog {waiting}{given}")
+
+        yield show

@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -24,7 +24,7 @@ from top_tvm.errors import DeviceError
 Array = npt.NDArray[Any]
 
 # In this order: a script uses what stands in those before it.
-_SCRIPTS = ("text.js", "colours.js", "timeline.js", "memory.js", "graph.js", "table.js", "main.js")
+_SCRIPTS = ("text.js", "colours.js", "timeline.js", "memory.js", "graph.js", "table.js", "theme.js")
 _MOST_RUNS = 31
 _SECONDS_OF_RUNS = 1.0
 
@@ -59,7 +59,24 @@ def measure(artifact: Artifact) -> dict[int, Array]:
 
 def render(data: Mapping[str, Any]) -> str:
     """Write the page of :func:`~top_tvm.page.data.page_data` as HTML."""
-    script = "\n".join(_asset(name) for name in _SCRIPTS)
+    return assemble(_asset("page.html"), _SCRIPTS, _asset("main.js"), data)
+
+
+def assemble(template: str, scripts: Sequence[str], main: str, data: Mapping[str, Any]) -> str:
+    """Write a page that has the style of all pages.
+
+    Parameters
+    ----------
+    template : str
+        HTML with placeholders such as ``@DATA@``.
+    scripts : sequence of str
+        Names of scripts beside this file.
+    main : str
+        The script that stands behind them.
+    data : mapping
+        For JSON; ``name`` is the title.
+    """
+    script = "\n".join([*map(_asset, scripts), main])
     script = f'"use strict";\n(() => {{\n{script}\n}})();'
     style = _asset("page.css")
     parts = {
@@ -72,7 +89,7 @@ def render(data: Mapping[str, Any]) -> str:
         "@SCRIPT@": script,
     }
     # One pass: nothing that is put in is searched for placeholders.
-    return re.sub("@[A-Z_]+@", lambda match: parts[match[0]], _asset("page.html"))
+    return re.sub("@[A-Z_]+@", lambda match: parts[match[0]], template)
 
 
 def _asset(name: str) -> str:

@@ -41,6 +41,9 @@ class TaskFuture(Future[dict[str, Array]]):
 
     ``cancel()`` ends a task that waits, and returns True. One that runs ends when its segment does,
     if that is not its last: ``result()`` then raises :class:`~top_tvm.errors.Cancelled`.
+
+    Once done, ``times_ns`` are submission, launch and end on the clock of ``time.monotonic_ns()``;
+    the second is 0 for a task that was not launched.
     """
 
     def __init__(self, engine: Engine, model: int) -> None:
@@ -48,6 +51,7 @@ class TaskFuture(Future[dict[str, Array]]):
         self._engine = engine
         self._ticket: tuple[int, int] | None = None
         self.model = model
+        self.times_ns: tuple[int, int, int] | None = None
 
     def cancel(self) -> bool:
         """Give the task up; whether it has ended without having been launched."""
@@ -203,16 +207,17 @@ class Engine:
             # Ended: whatever was there then is seen by one more look.
             ended = self._ended.is_set()
             tasks = self.native.wait_finished(0.0 if ended else _POLL_S)
-            for future, state, failure, outputs, _, launched_ns, _ in tasks:
+            for future, state, failure, outputs, *times_ns in tasks:
                 if future is None:
                     continue  # it was abandoned
+                future.times_ns = (times_ns[0], times_ns[1], times_ns[2])
                 if state == _COMPLETED:
                     names = self._outputs[future.model]
                     future.set_result(dict(zip(names, outputs, strict=True)))
                 elif future.cancelled():
                     future.set_running_or_notify_cancel()
                 else:
-                    future.set_exception(_error(state, failure, launched=launched_ns > 0))
+                    future.set_exception(_error(state, failure, launched=times_ns[1] > 0))
             if ended and not tasks:
                 return
 

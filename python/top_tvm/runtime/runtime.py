@@ -278,6 +278,11 @@ class Runtime:
         return snapshot_from(self._engine.native.snapshot())
 
     @property
+    def streams(self) -> int:
+        """Streams that the variants use."""
+        return self._engine.streams
+
+    @property
     def variants(self) -> tuple[VariantFeatures, ...]:
         """What may be chosen, in the order of their numbers in decisions."""
         return self._engine.features
