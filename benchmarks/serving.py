@@ -120,7 +120,8 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, progress: Progress) -> Iterator[dict[str, Any]]:
-    effort = Effort(options.duration_s, max(1.0, options.duration_s / 2), options.repeats)
+    saturation_s = max(options.duration_s / 2, min(options.duration_s, 1.0))
+    effort = Effort(options.duration_s, saturation_s, options.repeats)
     if "self" in options.only:
         for name in options.self_models:
             built = build(
