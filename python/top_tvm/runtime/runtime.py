@@ -358,9 +358,9 @@ class Runtime:
             ``compute`` and ``end_to_end`` times in microseconds (``count``, ``mean_us``,
             ``p50_us``, ``p95_us``, ``p99_us``, ``max_us``) of tasks that were completed since the
             models last changed. ``utilisation``: per stream, share of the time since then in which
-            its worker had something to execute. ``variant``, ``reason`` (of the decision), ``dequeue_frequency``
-            per model (tasks per period), ``pace``, ``memory_bytes``, ``uptime_s``, and ``stuck``
-            workers.
+            its worker had something to execute. ``variant``, ``reason`` (of the decision),
+            ``dequeue_frequency`` per model (tasks per period), ``pace``, ``memory_bytes``,
+            ``uptime_s``, and ``stuck`` workers.
         """
         self._check_process()
         with self._lock:
