@@ -10,7 +10,7 @@ target_link_libraries(top_passes PUBLIC top_simulator)
 list(FILTER TOP_RUNTIME_SOURCES EXCLUDE REGEX "(schedule|simulator)\\.cc$")
 add_library(top_runtime STATIC ${TOP_RUNTIME_SOURCES})
 target_include_directories(top_runtime PUBLIC ${CMAKE_SOURCE_DIR} ${TVM_FFI_DIR}/include)
-target_link_libraries(top_runtime PUBLIC Threads::Threads ${CMAKE_DL_LIBS})
+target_link_libraries(top_runtime PUBLIC top_simulator Threads::Threads ${CMAKE_DL_LIBS})
 
 # libtvm_ffi and libdnnl are loaded by top_tvm/runtime/native.py before they are needed: no RPATH.
 set(CMAKE_SKIP_RPATH ON)
