@@ -105,7 +105,7 @@ def test_overload_with_deadlines_is_accounted_for(loadtest):
 
 
 def test_simulated_results_repeat_and_say_so(loadtest):
-    options = ("mix.top", "--simulate", "--rate", 60000, "--duration", 0.5, "--seed", 3)
+    options = ("mix.top", "--simulate", "--rate", 400000, "--duration", 0.1, "--seed", 3)
     code, result, err = loadtest(*options, "--deadline-ms", 2)
     assert code == 0, err
     assert_accounted(result)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,7 +229,7 @@ class _Test:
             task.end = "completed"
         elif isinstance(error, DeadlineExceeded):
             task.end = "expired"
-        elif isinstance(error, Cancelled):
+        elif isinstance(error, Cancelled | Closed):
             task.end = "cancelled"
         else:
             task.end = "failed"
@@ -256,21 +255,4 @@ class _Test:
 
     def _sample(self) -> None:
         variant = self._ids[self._runtime.snapshot().variant]
-        self._record.samples.append(Sample(self._now_s(), variant, worker_seconds()))
-
-
-def worker_seconds() -> float:
-    """Processor time of all threads of this process that are not Python's, so far.
-
-    These are the workers. It includes the short while that they look for work before they sleep.
-    """
-    known = {thread.native_id for thread in threading.enumerate()}
-    total_ns = 0
-    for folder in Path("/proc/self/task").iterdir():
-        if int(folder.name) in known:
-            continue
-        try:
-            total_ns += int((folder / "schedstat").read_text().split()[0])
-        except OSError:
-            continue  # it has ended
-    return 1e-9 * total_ns
+        self._record.samples.append(Sample(self._now_s(), variant, self._runtime.busy_seconds()))

@@ -395,6 +395,13 @@ class Runtime:
             "stuck": list(self._stuck),
         }
 
+    def busy_seconds(self) -> float:
+        """Time that streams have had something to execute, summed over them.
+
+        Counts from when the models last changed.
+        """
+        return sum(self._engine.native.busy_s())
+
     def drain(self, timeout_s: float = float("inf")) -> bool:
         """Wait until all tasks that were submitted have ended; whether they have in time."""
         self._check_process()
