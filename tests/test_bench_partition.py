@@ -137,7 +137,10 @@ def test_plans_are_measured_on_the_cpu(models, tmp_path):
         (["--models", "lenet"], "no lenet; give files, or of: bvlc_alexnet, "),
         (["--models", "a/squeezenet", "squeezenet"], "have the same name"),
         (["--methods", "list,magic"], "no magic; there are: gpg, policy, policy-1, sequential, "),
-        (["--device", "tpu"], "no tpu; there are: large-gpu, small-gpu, multicore, cpu"),
+        (
+            ["--device", "tpu"],
+            "no tpu; there are: large-gpu, small-gpu, tensor-gpu, multicore, cpu",
+        ),
         (["--streams", "2,0"], "'2,0' is not a list of positive numbers"),
         (["--merge", "3y2"], "'3y2' is not 'none', LANESxSEGMENTS or MODEL+MODEL:LANESxSEGMENTS"),
         (["--merge", "0x2"], "'0x2' is not 'none'"),

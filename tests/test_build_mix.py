@@ -21,7 +21,7 @@ from top_tvm.random_inputs import random_inputs
 @pytest.fixture
 def all_variants(monkeypatch):
     """No variant is dropped."""
-    monkeypatch.setattr(variants_module, "prune", tuple)
+    monkeypatch.setattr(variants_module, "prune", lambda variants, **_: tuple(variants))
 
 
 def check_variants(mix, rtol=1e-4):

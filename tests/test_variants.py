@@ -266,11 +266,23 @@ def test_no_kept_variant_beats_another():
     models = {
         n: measured(chain(6), device, (1, 2), rng.uniform(5, 20), 0.4, 6.0) for n in ("a", "b")
     }
-    kept = list(variants_of(models, function=plan_variants).values())
+    found = tuple(variants_of(models).values())
+    kept = prune(found)
     assert kept[0].id == "serial"
+    assert len(kept) < len(found)
     scores = [(v.capacity_per_s, -lone_latency_us(v), -v.memory_bytes) for v in kept]
     for first, second in pairwise(sorted(scores[1:])):
         assert any(a > b for a, b in zip(first, second, strict=True))
+
+
+def test_what_may_turn_out_better_is_measured():
+    models = {"a": measured(chain(6), DeviceModel(4, run_us=2.0), (1, 2))}
+    found = variants_of(models)
+    planned = variants_of(models, function=plan_variants)
+    assert {v.id for v in prune(tuple(found.values()))} <= planned.keys() <= found.keys()
+    always = {id_ for id_, v in found.items() if v.mode != "merged"}
+    assert always <= planned.keys()
+    assert len(planned) < len(found)
 
 
 def test_lone_latency_is_the_sum_of_segments_and_the_mean_of_lanes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from top_tvm.compiler import variants as planning
 from top_tvm.compiler.build import (
     Compilation,
     ModelOptions,
@@ -18,7 +19,6 @@ from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.profile import Progress, ignore_progress
 from top_tvm.compiler.segment_plans import MeasuredModel
 from top_tvm.compiler.sources import Model
-from top_tvm.compiler.variants import plan_variants, prune
 from top_tvm.errors import PartitionError
 from top_tvm.mix import Mix, with_measured
 from top_tvm.mix_check import MAX_LANES, MAX_MODELS, MAX_SEGMENTS
@@ -73,7 +73,7 @@ def build_mix(  # noqa: PLR0913
     report = progress or ignore_progress
     compilations = compile_models(options, streams=streams, precision=precision, progress=report)
     planned = {name: plan_model(c, partitioner, report) for name, c in compilations.items()}
-    variants = plan_variants(
+    variants = planning.plan_variants(
         {name: _measured(compilations[name], planned[name]) for name in options},
         lanes=lane_counts,
         segments=segment_counts,
@@ -87,7 +87,7 @@ def build_mix(  # noqa: PLR0913
     }
     executable = MixExecutable(Mix(artifacts, variants))
     measured = with_measured(executable.mix, measure_variants(executable, report))
-    return MixExecutable(replace(measured, variants=prune(measured.variants)))
+    return MixExecutable(replace(measured, variants=planning.prune(measured.variants)))
 
 
 def _options(

@@ -35,6 +35,7 @@ from top_tvm.plan import Plan
 
 MOST_VARIANTS = 12
 _LOG = logging.getLogger(__name__)
+_PREDICTION_MARGIN = 0.15
 # A model without ops takes no time by the simulator.
 _LEAST_US = 1e-3
 # What is tried for graphs of several tasks; the exact search takes too long for them.
@@ -49,7 +50,9 @@ def plan_variants(
     partitioner: str,
     progress: Progress,
 ) -> tuple[Variant, ...]:
-    """Plan the variants of a mix, without those that are worse than another in every respect.
+    """Plan the variants of a mix that are worth measuring.
+
+    Serial and free ones are, and merged ones that are not much worse than another in every respect.
 
     Parameters
     ----------
@@ -66,12 +69,14 @@ def plan_variants(
     Returns
     -------
     tuple of Variant
-        At most ``MOST_VARIANTS``, the first of them ``"serial"``.
+        The first is ``"serial"``.
     """
     found = all_variants(
         models, lanes=lanes, segments=segments, partitioner=partitioner, progress=progress
     )
-    return prune(found)
+    # Predictions err: what a measurement may prefer stays.
+    promising = {variant.id for variant in prune(found, margin=_PREDICTION_MARGIN)}
+    return tuple(v for v in found if v.mode != "merged" or v.id in promising)
 
 
 def all_variants(
@@ -101,15 +106,22 @@ def all_variants(
     return tuple(variants)
 
 
-def prune(variants: Sequence[Variant], most: int = MOST_VARIANTS) -> tuple[Variant, ...]:
+def prune(
+    variants: Sequence[Variant], most: int = MOST_VARIANTS, *, margin: float = 0.0
+) -> tuple[Variant, ...]:
     """Drop what another variant beats, or equals, in capacity, lone latency and memory.
 
-    The first variant stays whatever it is. Of more than ``most``, those of most capacity stay.
+    The first variant stays whatever it is. Of more than ``most``, those of most capacity stay. With
+    a margin, capacity and latency must be better by that share.
     """
     scores = [(v.capacity_per_s, -lone_latency_us(v), -v.memory_bytes) for v in variants]
+    generous = [
+        (capacity * (1 + margin), latency / (1 + margin), memory)
+        for capacity, latency, memory in scores
+    ]
     kept = [variants[0]]
     for index in range(1, len(variants)):
-        own = scores[index]
+        own = generous[index]
         beaten = any(
             all(a >= b for a, b in zip(other, own, strict=True))
             and (other != own or number < index)
