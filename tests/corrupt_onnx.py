@@ -15,7 +15,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 import top_tvm
-from corrupt_top import _choose
+from corrupt_top import choose
 
 Random = np.random.Generator
 _HUGE = (2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
@@ -132,18 +132,18 @@ def open_trial(folder: Path) -> Callable[[int, Path, Callable[..., None]], str]:
 
 def corrupt(folder: Path, place: Path, seed: int, random: Random) -> tuple[str, Path]:
     """Write a damaged model; says how it was damaged, and where it is."""
-    name = str(_choose(random, ["small", "shapes", "images", "rows", "external"]))
+    name = str(choose(random, ["small", "shapes", "images", "rows", "external"]))
     data = (folder / f"{name}.onnx").read_bytes()
     (place / "external.bin").write_bytes((folder / "external.bin").read_bytes())
     path = place / f"{seed}.onnx"
     if random.random() < 0.25:
-        damage = _choose(random, [_flip, _flip, _truncate, _overwrite])
+        damage = choose(random, [_flip, _flip, _truncate, _overwrite])
         path.write_bytes(damage(data, random))
     else:
         model = onnx.load_from_string(data)
         damages = [_attribute] * 3 + [_small_tensor] * 4 + [_edge] * 3 + [_dims] * 2 + _DAMAGES
         damages += [_location] * (6 if name == "external" else 0)
-        damage = _choose(random, damages)
+        damage = choose(random, damages)
         damage(model, random)
         path.write_bytes(model.SerializeToString())
     return f"{damage.__name__[1:]}", path
@@ -176,25 +176,23 @@ def _attribute(model: onnx.ModelProto, random: Random) -> None:
     nodes = [node for node in model.graph.node if node.attribute]
     if not nodes:
         return
-    node = _choose(random, nodes)
-    attribute = _choose(random, list(node.attribute))
+    node = choose(random, nodes)
+    attribute = choose(random, list(node.attribute))
     match int(random.integers(6)):
         case 0:
             node.attribute.remove(attribute)
         case 1:
             attribute.type = int(random.integers(15))
         case 2:
-            attribute.name = _choose(random, ["axis", "pads", "perm", "mode", "x", "", "group"])
+            attribute.name = choose(random, ["axis", "pads", "perm", "mode", "x", "", "group"])
         case 3:
-            attribute.CopyFrom(
-                helper.make_attribute(attribute.name, _choose(random, [0.5, "a", 3]))
-            )
+            attribute.CopyFrom(helper.make_attribute(attribute.name, choose(random, [0.5, "a", 3])))
         case _ if attribute.type == AttributeProto.INT:
-            attribute.i = int(_choose(random, list(_INTEGERS)))
+            attribute.i = int(choose(random, list(_INTEGERS)))
         case _ if attribute.ints:
-            attribute.ints[random.integers(len(attribute.ints))] = _choose(random, list(_INTEGERS))
+            attribute.ints[random.integers(len(attribute.ints))] = choose(random, list(_INTEGERS))
         case _:
-            attribute.f = float(_choose(random, [0, -1, np.inf, np.nan, 1e30]))
+            attribute.f = float(choose(random, [0, -1, np.inf, np.nan, 1e30]))
 
 
 def _small_tensor(model: onnx.ModelProto, random: Random) -> None:
@@ -202,10 +200,10 @@ def _small_tensor(model: onnx.ModelProto, random: Random) -> None:
     tensors = [t for t in model.graph.initializer if t.data_type == TensorProto.INT64 or _few(t)]
     if not tensors:
         return _dims(model, random)
-    tensor = _choose(random, tensors)
+    tensor = choose(random, tensors)
     values = numpy_helper.to_array(tensor).copy().reshape(-1)
     for _ in range(random.integers(1, 3)):
-        value = _choose(random, list(_INTEGERS))
+        value = choose(random, list(_INTEGERS))
         values[random.integers(len(values))] = value
     tensor.CopyFrom(numpy_helper.from_array(values.reshape(tuple(tensor.dims)), tensor.name))
     return None
@@ -219,18 +217,18 @@ def _dims(model: onnx.ModelProto, random: Random) -> None:
     """Shape of an initializer, with its data or without; or of an input."""
     initializers = list(model.graph.initializer)
     if random.random() < 0.3 or not initializers:
-        dims = _choose(random, list(model.graph.input)).type.tensor_type.shape.dim
+        dims = choose(random, list(model.graph.input)).type.tensor_type.shape.dim
         if random.random() < 0.3:
             dims.add().dim_value = 1
-        dim = _choose(random, list(dims))
-        dim.dim_value = int(_choose(random, list(_INTEGERS)))
+        dim = choose(random, list(dims))
+        dim.dim_value = int(choose(random, list(_INTEGERS)))
         return
-    tensor = _choose(random, initializers)
+    tensor = choose(random, initializers)
     match int(random.integers(4)):
         case 0 if tensor.dims:
-            tensor.dims[random.integers(len(tensor.dims))] = _choose(random, list(_INTEGERS))
+            tensor.dims[random.integers(len(tensor.dims))] = choose(random, list(_INTEGERS))
         case 1:
-            tensor.dims.append(int(_choose(random, [0, 1, 2, -1])))
+            tensor.dims.append(int(choose(random, [0, 1, 2, -1])))
         case 2:
             size = int(np.prod(tensor.dims))
             del tensor.dims[:]
@@ -242,19 +240,19 @@ def _dims(model: onnx.ModelProto, random: Random) -> None:
 def _edge(model: onnx.ModelProto, random: Random) -> None:
     """Names that nodes take and give: cycles, repetitions, nothing there."""
     graph = model.graph
-    node = _choose(random, list(graph.node))
+    node = choose(random, list(graph.node))
     results = [output for other in graph.node for output in other.output]
     match int(random.integers(8)):
         case 0:
-            node.input[random.integers(len(node.input))] = _choose(random, results)
+            node.input[random.integers(len(node.input))] = choose(random, results)
         case 1:
-            node.output[random.integers(len(node.output))] = _choose(random, results)
+            node.output[random.integers(len(node.output))] = choose(random, results)
         case 2:
-            node.input[random.integers(len(node.input))] = _choose(random, ["", "nobody", "é" * 50])
+            node.input[random.integers(len(node.input))] = choose(random, ["", "nobody", "é" * 50])
         case 3:
-            graph.output[0].name = _choose(random, [*results, "nobody", "", "x"])
+            graph.output[0].name = choose(random, [*results, "nobody", "", "x"])
         case 4:
-            node.input.append(_choose(random, results))
+            node.input.append(choose(random, results))
         case 5:
             del node.input[random.integers(len(node.input))]
         case 6:
@@ -277,26 +275,26 @@ def _op_type(model: onnx.ModelProto, random: Random) -> None:
         "Gather",
     ]
     others += ["NonZero", "TopK", "GatherND", "ScatterND", "Resize", "Upsample", "LSTM", "Einsum"]
-    node = _choose(random, list(model.graph.node))
-    node.op_type = _choose(random, others)
+    node = choose(random, list(model.graph.node))
+    node.op_type = choose(random, others)
     if random.random() < 0.3:
         del node.attribute[:]
 
 
 def _domain(model: onnx.ModelProto, random: Random) -> None:
-    _choose(random, list(model.graph.node)).domain = _choose(random, ["com.x", "ai.onnx.ml", "é"])
+    choose(random, list(model.graph.node)).domain = choose(random, ["com.x", "ai.onnx.ml", "é"])
 
 
 def _versions(model: onnx.ModelProto, random: Random) -> None:
     match int(random.integers(5)):
         case 0:
-            model.ir_version = int(_choose(random, [0, 1, 2, 3, 99, -1, 2**40]))
+            model.ir_version = int(choose(random, [0, 1, 2, 3, 99, -1, 2**40]))
         case 1:
             del model.opset_import[:]
         case 2:
             model.opset_import.add(version=3)
         case _:
-            version = int(_choose(random, [-1, 0, 1, 5, 7, 9, 11, 13, 18, 21, 28, 29, 2**40]))
+            version = int(choose(random, [-1, 0, 1, 5, 7, 9, 11, 13, 18, 21, 28, 29, 2**40]))
             model.opset_import[0].version = version
 
 
@@ -304,15 +302,15 @@ def _repeat(model: onnx.ModelProto, random: Random) -> None:
     """Something twice."""
     graph = model.graph
     members = [m for m in (graph.node, graph.input, graph.output, graph.initializer) if len(m)]
-    member = _choose(random, members)
-    member.add().CopyFrom(_choose(random, list(member)))
+    member = choose(random, members)
+    member.add().CopyFrom(choose(random, list(member)))
 
 
 def _remove(model: onnx.ModelProto, random: Random) -> None:
     graph = model.graph
     members = [m for m in (graph.node, graph.input, graph.output, graph.initializer) if len(m)]
-    member = _choose(random, members)
-    member.remove(_choose(random, list(member)))
+    member = choose(random, members)
+    member.remove(choose(random, list(member)))
 
 
 def _types(model: onnx.ModelProto, random: Random) -> None:
@@ -320,25 +318,25 @@ def _types(model: onnx.ModelProto, random: Random) -> None:
     graph = model.graph
     match int(random.integers(5)):
         case 0 | 1:
-            value = _choose(random, [*graph.input, *graph.output])
+            value = choose(random, [*graph.input, *graph.output])
             value.type.tensor_type.elem_type = int(random.integers(-1, 30))
         case 2 if graph.initializer:
-            _choose(random, list(graph.initializer)).data_type = int(random.integers(-1, 30))
+            choose(random, list(graph.initializer)).data_type = int(random.integers(-1, 30))
         case 3:
-            value = _choose(random, [*graph.input, *graph.output])
+            value = choose(random, [*graph.input, *graph.output])
             inner = helper.make_tensor_type_proto(TensorProto.FLOAT, [1])
             makers = [helper.make_sequence_type_proto, helper.make_optional_type_proto]
-            value.type.CopyFrom(_choose(random, makers)(inner))
+            value.type.CopyFrom(choose(random, makers)(inner))
         case _:
-            _choose(random, [*graph.input, *graph.output]).ClearField("type")
+            choose(random, [*graph.input, *graph.output]).ClearField("type")
 
 
 def _huge_constant(model: onnx.ModelProto, random: Random) -> None:
     """A node that asks for terabytes, from an initializer or a Constant."""
     graph = model.graph
-    extents = np.int64([_choose(random, list(_HUGE)) for _ in range(random.integers(1, 4))])
-    op_type = _choose(random, ["ConstantOfShape", "Expand", "Tile", "Range", "OneHot"])
-    shape = _choose(random, ["computed", "initializer", "constant"])
+    extents = np.int64([choose(random, list(_HUGE)) for _ in range(random.integers(1, 4))])
+    op_type = choose(random, ["ConstantOfShape", "Expand", "Tile", "Range", "OneHot"])
+    shape = choose(random, ["computed", "initializer", "constant"])
     if shape == "initializer":
         graph.initializer.append(_tensor("extents", extents))
     else:
@@ -413,7 +411,7 @@ def _sparse(model: onnx.ModelProto, random: Random) -> None:
 
 def _location(model: onnx.ModelProto, random: Random) -> None:
     """Where weights lie that are in another file."""
-    tensor = _choose(random, list(model.graph.initializer))
+    tensor = choose(random, list(model.graph.initializer))
     tensor.data_location = TensorProto.EXTERNAL
     places = ["../../../../../../etc/passwd", "/etc/passwd", "absent", "", "/dev/zero", ".", "\x00"]
     changes = {
@@ -421,8 +419,8 @@ def _location(model: onnx.ModelProto, random: Random) -> None:
         "offset": ["-1", "4", "8192", str(2**62), str(2**70), "x"],
         "length": ["-1", "0", "4", "9000", str(2**40), str(2**70), "x"],
     }
-    key = _choose(random, sorted(changes))
-    value = _choose(random, changes[key])
+    key = choose(random, sorted(changes))
+    value = choose(random, changes[key])
     for entry in tensor.external_data:
         if entry.key == key:
             entry.value = value
