@@ -206,19 +206,19 @@ void WorkerPool::finish_stream(StreamJob& job) noexcept {
 }
 
 void WorkerPool::check(const Launch& launch) const {
-  std::vector<bool> taken(workers_.size(), false);
+  const std::vector<int>& workers = *launch.workers;
   bool any = false;
-  for (int worker : *launch.workers) {
-    if (worker == kNoWorker) continue;
-    if (worker < 0 || worker >= static_cast<int>(taken.size())) {
-      throw std::invalid_argument("There is no worker " + std::to_string(worker) +
-                                  " in a pool of " + std::to_string(taken.size()) + ".");
+  for (auto at = workers.begin(); at != workers.end(); ++at) {
+    if (*at == kNoWorker) continue;
+    if (*at < 0 || *at >= static_cast<int>(workers_.size())) {
+      throw std::invalid_argument("There is no worker " + std::to_string(*at) + " in a pool of " +
+                                  std::to_string(workers_.size()) + ".");
     }
-    if (taken[worker]) {
-      throw std::invalid_argument("Worker " + std::to_string(worker) +
+    if (std::find(workers.begin(), at, *at) != at) {
+      throw std::invalid_argument("Worker " + std::to_string(*at) +
                                   " cannot serve two streams of one job.");
     }
-    any = taken[worker] = true;
+    any = true;
   }
   if (!any) throw std::invalid_argument("A job needs at least one worker.");
 }
@@ -252,7 +252,8 @@ void WorkerPool::enter(const Launch& launch, Latch* waiting_client,
 }
 
 void WorkerPool::start(const std::vector<Launch>& launches) {
-  std::vector<Sleeper*> to_wake;
+  thread_local std::vector<Sleeper*> to_wake;  // keeps its memory
+  to_wake.clear();
   {
     std::lock_guard<std::mutex> lock(mutex_);
     for (const Launch& launch : launches) check(launch);

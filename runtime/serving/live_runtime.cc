@@ -21,6 +21,17 @@ size_t tasks_of(const VariantSet& set, size_t model, size_t batch) {
   return static_cast<size_t>(set.batch_sizes[model][batch]);
 }
 
+// Where one of several tensors begins that lie one behind the other, each for so many tasks.
+size_t offset_of(const std::vector<BoundaryTensor>& tensors, size_t index, size_t tasks) {
+  size_t offset = 0;
+  for (size_t i = 0; i < index; ++i) offset += round_up(tensors[i].nbytes * tasks);
+  return offset;
+}
+
+size_t total_bytes(const std::vector<BoundaryTensor>& tensors, size_t tasks) {
+  return offset_of(tensors, tensors.size(), tasks);
+}
+
 }  // namespace
 
 Nanoseconds LiveRuntime::now() {
@@ -40,11 +51,10 @@ LiveRuntime::LiveRuntime(VariantSet set, std::vector<ServedModel> models, int st
     throw std::invalid_argument("Not every model of the variants is given.");
   }
   for (const Activity& worker : pool_->activity()) busy_before_ns_.push_back(worker.busy_ns);
-  build_stations();
+  build_paths();
   allocate_instances();
   for (size_t m = 0; m < models_.size(); ++m) {
-    size_t task_bytes = 0;
-    for (const BoundaryTensor& input : models_[m].inputs) task_bytes += round_up(input.nbytes);
+    const size_t task_bytes = total_bytes(models_[m].inputs, 1);
     input_pools_.push_back(std::make_shared<BlockPool>(task_bytes, queue_size));
     memory_bytes_ += queue_size * task_bytes;
   }
@@ -52,51 +62,48 @@ LiveRuntime::LiveRuntime(VariantSet set, std::vector<ServedModel> models, int st
 
 LiveRuntime::~LiveRuntime() = default;
 
-void LiveRuntime::build_stations() {
+void LiveRuntime::build_paths() {
   const VariantSet& set = variants();
   arena_bytes_.assign(models_.size(), 0);
   between_bytes_.assign(models_.size(), 0);
   for (const Variant& variant : set.variants) {
-    auto& variant_routes = routes_.emplace_back();
-    auto& variant_stations = stations_.emplace_back();
+    auto& of_variant = paths_.emplace_back(models_.size());
     for (size_t m = 0; m < models_.size(); ++m) {
-      auto& model_routes = variant_routes.emplace_back();
-      auto& model_stations = variant_stations.emplace_back();
       const ModelVariant& shape = variant.models[m];
       for (size_t b = 0; b < shape.latency_us.size(); ++b) {
-        auto& lane_routes = model_routes.emplace_back();
-        auto& lane_stations = model_stations.emplace_back();
-        lane_routes.reserve(shape.lanes.size());  // stations point into it
-        for (const Lane& lane : shape.lanes) {
-          std::vector<const PlanData*> plans;
-          for (int number : lane.plans[b]) {
-            if (number < 0 || number >= static_cast<int>(models_[m].plans.size())) {
-              throw std::invalid_argument("Model '" + set.models[m] + "' has no plan " +
-                                          std::to_string(number) + ".");
-            }
-            plans.push_back(&models_[m].plans[number]->plan());
-          }
-          lane_routes.push_back(link_segments(plans, models_[m].inputs, models_[m].outputs,
-                                              static_cast<int>(tasks_of(set, m, b))));
-          const Routes& routes = lane_routes.back();
-          arena_bytes_[m] = std::max(arena_bytes_[m], round_up(routes.arena_bytes));
-          between_bytes_[m] = std::max(between_bytes_[m], routes.between_bytes);
-          auto& segments = lane_stations.emplace_back();
-          for (size_t s = 0; s < plans.size(); ++s) {
-            if (lane.first_stream + plans[s]->streams > streams_) {
-              throw std::invalid_argument("Variant '" + variant.id + "' needs more than " +
-                                          std::to_string(streams_) + " streams.");
-            }
-            Executor& executor = *models_[m].plans[lane.plans[b][s]];
-            auto context = std::make_unique<ExecutionContext>(executor);
-            std::vector<int> workers = context->workers_from(lane.first_stream);
-            segments.push_back(
-                {std::move(context), std::move(workers), &routes.segments[s], lane.first_stream});
-          }
-        }
+        auto& lanes = of_variant[m].emplace_back();
+        for (const Lane& lane : shape.lanes) lanes.push_back(make_path(variant, m, b, lane));
       }
     }
   }
+}
+
+LiveRuntime::LanePath LiveRuntime::make_path(const Variant& variant, size_t model, size_t batch,
+                                             const Lane& lane) {
+  const ServedModel& served = models_[model];
+  LanePath path;
+  std::vector<const PlanData*> plans;
+  for (int number : lane.plans[batch]) {
+    if (number < 0 || number >= static_cast<int>(served.plans.size())) {
+      throw std::invalid_argument("Model '" + variants().models[model] + "' has no plan " +
+                                  std::to_string(number) + ".");
+    }
+    Executor& executor = *served.plans[number];
+    plans.push_back(&executor.plan());
+    if (lane.first_stream + plans.back()->streams > streams_) {
+      throw std::invalid_argument("Variant '" + variant.id + "' needs more than " +
+                                  std::to_string(streams_) + " streams.");
+    }
+    auto context = std::make_unique<ExecutionContext>(executor);
+    model_of_job_[context.get()] = static_cast<int>(model);
+    std::vector<int> workers = context->workers_from(lane.first_stream);
+    path.segments.push_back({std::move(context), std::move(workers)});
+  }
+  path.routes = link_segments(plans, served.inputs, served.outputs,
+                              static_cast<int>(tasks_of(variants(), model, batch)));
+  arena_bytes_[model] = std::max(arena_bytes_[model], round_up(path.routes.arena_bytes));
+  between_bytes_[model] = std::max(between_bytes_[model], path.routes.between_bytes);
+  return path;
 }
 
 void LiveRuntime::allocate_instances() {
@@ -104,12 +111,8 @@ void LiveRuntime::allocate_instances() {
   for (size_t m = 0; m < models_.size(); ++m) {
     const int slots = scheduler_.slots(static_cast<int>(m));
     const size_t batches = set.batch_sizes[m].size();
-    size_t batch_bytes = 0;
-    if (set.batch_sizes[m].back() > 1) {
-      for (const BoundaryTensor& input : models_[m].inputs) {
-        batch_bytes += round_up(input.nbytes * set.batch_sizes[m].back());
-      }
-    }
+    const size_t most_tasks = tasks_of(set, m, batches - 1);
+    const size_t batch_bytes = most_tasks > 1 ? total_bytes(models_[m].inputs, most_tasks) : 0;
     const size_t instance_bytes = arena_bytes_[m] + between_bytes_[m] + batch_bytes;
     const size_t bytes = std::max(instance_bytes * slots, kAlignment);
     allocations_.emplace_back(static_cast<char*>(std::aligned_alloc(kAlignment, bytes)), std::free);
@@ -122,19 +125,15 @@ void LiveRuntime::allocate_instances() {
 
     auto& pools = output_pools_.emplace_back();
     for (size_t b = 0; b < batches; ++b) {
-      size_t output_bytes = 0;
-      for (const BoundaryTensor& output : models_[m].outputs) {
-        output_bytes += round_up(output.nbytes * tasks_of(set, m, b));
-      }
+      const size_t output_bytes = total_bytes(models_[m].outputs, tasks_of(set, m, b));
       pools.push_back(std::make_shared<BlockPool>(output_bytes, slots + kSpareOutputs));
       if (b + 1 == batches) memory_bytes_ += output_bytes * slots;
     }
   }
 }
 
-LiveRuntime::Station& LiveRuntime::station(const Instance& instance) {
-  return stations_[instance.variant][instance.model][instance.batch][instance.lane]
-                  [instance.segment];
+LiveRuntime::LanePath& LiveRuntime::path(const Instance& instance) {
+  return paths_[instance.variant][instance.model][instance.batch][instance.lane];
 }
 
 LiveTask* LiveRuntime::take_slot(int model) {
@@ -171,12 +170,10 @@ TaskState LiveRuntime::submit(int model, const std::vector<const void*>& inputs,
     throw;
   }
   task->inputs.clear();
-  size_t offset = 0;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    char* memory = task->input_memory.memory() + offset;
+    char* memory = task->input_memory.memory() + offset_of(models_[model].inputs, i, 1);
     std::memcpy(memory, inputs[i], models_[model].inputs[i].nbytes);
     task->inputs.push_back(memory);
-    offset += round_up(models_[model].inputs[i].nbytes);
   }
   task->priority = priority;
   task->deadline_ns = deadline_ns;
@@ -299,7 +296,7 @@ void LiveRuntime::start(const std::vector<Instance*>& instances) {
   launches.clear();
   for (Instance* instance : instances) {
     prepare(instance);
-    Station& at = station(*instance);
+    Station& at = path(*instance).segments[instance->segment];
     launches.push_back({at.context.get(), &at.workers});
   }
   pool_->start(launches);
@@ -314,14 +311,13 @@ void LiveRuntime::prepare(Instance* instance) {
   char* batch_inputs = between + between_bytes_[model];
   if (instance->segment == 0) {
     memory.outputs = output_pools_[model][instance->batch]->take();
-    size_t offset = 0;
     for (size_t i = 0; tasks > 1 && i < model_inputs.size(); ++i) {
-      for (size_t t = 0; t < instance->tasks.size(); ++t) {
-        const auto* task = static_cast<const LiveTask*>(instance->tasks[t]);
-        std::memcpy(batch_inputs + offset + t * model_inputs[i].nbytes, task->inputs[i],
-                    model_inputs[i].nbytes);
+      char* rows = batch_inputs + offset_of(model_inputs, i, tasks);
+      for (const Task* task : instance->tasks) {
+        const size_t nbytes = model_inputs[i].nbytes;
+        std::memcpy(rows, static_cast<const LiveTask*>(task)->inputs[i], nbytes);
+        rows += nbytes;
       }
-      offset += round_up(model_inputs[i].nbytes * tasks);
     }
   }
   const auto address = [&](const Place& place) -> char* {
@@ -329,20 +325,20 @@ void LiveRuntime::prepare(Instance* instance) {
     if (place.kind == Place::Kind::kInput && tasks == 1) {
       return static_cast<LiveTask*>(instance->tasks[0])->inputs[place.index];
     }
-    const bool output = place.kind == Place::Kind::kOutput;
-    const std::vector<BoundaryTensor>& tensors = output ? models_[model].outputs : model_inputs;
-    size_t offset = 0;
-    for (int i = 0; i < place.index; ++i) offset += round_up(tensors[i].nbytes * tasks);
-    return (output ? memory.outputs.memory() : batch_inputs) + offset;
+    if (place.kind == Place::Kind::kInput) {
+      return batch_inputs + offset_of(model_inputs, place.index, tasks);
+    }
+    return memory.outputs.memory() + offset_of(models_[model].outputs, place.index, tasks);
   };
   thread_local std::vector<const void*> inputs;
   thread_local std::vector<void*> outputs;
   inputs.clear();
   outputs.clear();
-  Station& at = station(*instance);
-  for (const Place& place : at.route->inputs) inputs.push_back(address(place));
-  for (const Place& place : at.route->outputs) outputs.push_back(address(place));
-  at.context->prepare(
+  LanePath& lane = path(*instance);
+  const SegmentRoute& route = lane.routes.segments[instance->segment];
+  for (const Place& place : route.inputs) inputs.push_back(address(place));
+  for (const Place& place : route.outputs) outputs.push_back(address(place));
+  lane.segments[instance->segment].context->prepare(
       RunMemory{memory.base, inputs.data(), outputs.data()}, nullptr,
       [this, instance](ExecutionContext& context) { segment_finished(instance, context); });
 }
@@ -356,10 +352,9 @@ void LiveRuntime::bind_outputs(Instance* instance) {
     auto* task = static_cast<LiveTask*>(instance->tasks[t]);
     if (task == nullptr) continue;
     task->output_memory = memory.outputs;
-    size_t offset = 0;
-    for (const BoundaryTensor& output : outputs) {
-      task->outputs.push_back(memory.outputs.memory() + offset + t * output.nbytes);
-      offset += round_up(output.nbytes * tasks);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      task->outputs.push_back(memory.outputs.memory() + offset_of(outputs, i, tasks) +
+                              t * outputs[i].nbytes);
     }
   }
 }
@@ -405,19 +400,11 @@ std::vector<StuckWorker> LiveRuntime::stuck_workers(double longer_than_s) {
     }
     const double since_s = 1e-9 * static_cast<double>(time - watched.since_ns);
     if (since_s < longer_than_s) continue;
-    for (size_t v = 0; v < stations_.size(); ++v) {
-      for (size_t m = 0; m < models_.size(); ++m) {
-        for (const auto& lanes : stations_[v][m]) {
-          for (const auto& segments : lanes) {
-            for (const Station& at : segments) {
-              if (at.context.get() != active.job) continue;
-              stuck.push_back({static_cast<int>(worker), variants().models[m],
-                               at.context->current_op(active.stream), since_s});
-            }
-          }
-        }
-      }
-    }
+    const auto found = model_of_job_.find(active.job);
+    if (found == model_of_job_.end()) continue;  // somebody else's
+    const auto* context = static_cast<const ExecutionContext*>(found->first);
+    stuck.push_back({static_cast<int>(worker), variants().models[found->second],
+                     context->current_op(active.stream), since_s});
   }
   return stuck;
 }

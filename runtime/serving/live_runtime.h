@@ -14,10 +14,10 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "runtime/execution_context.h"
@@ -114,8 +114,11 @@ class LiveRuntime {
   struct Station {
     std::unique_ptr<ExecutionContext> context;
     std::vector<int> workers;
-    const SegmentRoute* route;
-    int first_stream;
+  };
+  // What an instance of one batch size in one lane goes through.
+  struct LanePath {
+    Routes routes;
+    std::vector<Station> segments;
   };
   struct InstanceMemory {
     char* base = nullptr;  // arena, then values between segments, then inputs of a batch
@@ -126,10 +129,10 @@ class LiveRuntime {
     Nanoseconds since_ns = 0;
   };
 
-  void build_stations();
+  void build_paths();
+  LanePath make_path(const Variant& variant, size_t model, size_t batch, const Lane& lane);
   void allocate_instances();
-  Station& station(const Instance& instance);
-  const Routes& routes(const Instance& instance) const;
+  LanePath& path(const Instance& instance);
   LiveTask* take_slot(int model);
   void collect_finished();
   void start(const std::vector<Instance*>& instances);
@@ -143,10 +146,9 @@ class LiveRuntime {
   std::vector<int64_t> busy_before_ns_;  // per worker, when the runtime was made
   size_t memory_bytes_ = 0;
 
-  // Immutable after construction: [variant][model][batch], then [lane][segment].
-  std::vector<std::vector<std::vector<std::vector<Routes>>>> routes_;
-  std::vector<std::vector<std::vector<std::vector<std::vector<Station>>>>> stations_;
-  std::vector<std::vector<size_t>> output_offsets_;      // per model and output, for one task
+  // Immutable after construction: [variant][model][batch size][lane].
+  std::vector<std::vector<std::vector<std::vector<LanePath>>>> paths_;
+  std::map<const StreamJob*, int> model_of_job_;         // of all contexts in paths_
   std::vector<size_t> arena_bytes_, between_bytes_;      // per model: the most of any variant
   std::vector<std::shared_ptr<BlockPool>> input_pools_;  // per model
   std::vector<std::vector<std::shared_ptr<BlockPool>>> output_pools_;  // per model and batch size

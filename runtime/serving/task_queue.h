@@ -16,7 +16,6 @@ class TaskQueue {
 
   bool full() const { return size_ == capacity_; }
   size_t size() const { return size_; }
-  size_t capacity() const { return capacity_; }
   // Tasks that would be dequeued before a new one of this priority.
   size_t ahead_of(int priority) const;
 

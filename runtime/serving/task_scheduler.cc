@@ -295,7 +295,6 @@ bool TaskScheduler::launch(Nanoseconds now, std::vector<Instance*>* starts) {
   instance->batch = choose_batch(chosen, instance->variant);
   instance->segment = 0;
   instance->number = launches_++;
-  instance->launched_ns = now;
   const int size = set_.batch_sizes[chosen][instance->batch];
   while (static_cast<int>(instance->tasks.size()) < size) {
     Task* task = model.queue.front();

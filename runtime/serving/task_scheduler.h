@@ -22,7 +22,6 @@ struct Instance {
   int segment = 0;      // where it is, or where it wants to go
   int lane = -1;        // which it occupies; -1 while it waits for one
   uint64_t number = 0;  // in order of launches
-  Nanoseconds launched_ns = 0;
   std::vector<Task*> tasks;
 };
 
