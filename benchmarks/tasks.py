@@ -21,9 +21,9 @@ from top_tvm import _native
 from top_tvm.artifact import Artifact, Metadata, TensorSpec
 from top_tvm.device import host_description
 from top_tvm.plan import Plan
+from top_tvm.runtime.engine import open_runtime
 from top_tvm.runtime.executable import Executable
-from top_tvm.runtime.measure import open_runtime
-from top_tvm.runtime.variant_table import mix_of
+from top_tvm.runtime.variant_table import make_table, mix_of
 
 PAUSES_S = (0.0, 0.002)
 
@@ -54,8 +54,14 @@ def executable(streams: int, kernels: bytes) -> Executable:
     return Executable(Artifact(metadata, kernels, {}, {1: plan}, {}))
 
 
+def open_alone(exe: Executable, queue_size: int) -> _native.LiveRuntime:
+    models = {"copy": exe}
+    mix = mix_of(models)
+    return open_runtime(mix, make_table(mix), models, queue_size)
+
+
 def lone_native(exe: Executable, pause_s: float, repeats: int) -> np.ndarray:
-    runtime = open_runtime(mix_of({"copy": exe}), {"copy": exe}, queue_size=8)
+    runtime = open_alone(exe, 8)
     x = [_native.aligned_empty((1,), "float32")]
     times = []
     for _ in range(repeats // 10):
@@ -81,7 +87,7 @@ def lone_python(exe: Executable, pause_s: float, repeats: int) -> np.ndarray:
 
 
 def backlog_native(exe: Executable, seconds: float) -> float:
-    runtime = open_runtime(mix_of({"copy": exe}), {"copy": exe}, queue_size=64)
+    runtime = open_alone(exe, 64)
     x = [_native.aligned_empty((1,), "float32")]
     return runtime.measure_capacity([x], 64, seconds)
 

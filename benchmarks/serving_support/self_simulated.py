@@ -207,19 +207,8 @@ def _plan_fields(problem: PartitionProblem, ops: Sequence[int], schedule: Schedu
     return (
         streams,
         [(place.stream, place.threads, wait) for place, wait in zip(places, waits, strict=True)],
-        [_cost_fields(problem.costs[place.op]) for place in places],
+        [problem.costs[place.op].numbers for place in places],
         [start_us[place.op] for place in places],
-    )
-
-
-def _cost_fields(cost: Any) -> tuple[float, ...]:
-    return (
-        cost.single_us,
-        cost.gang_us,
-        cost.single_bandwidth,
-        cost.gang_bandwidth,
-        cost.single_compute,
-        cost.gang_compute,
     )
 
 
@@ -232,9 +221,8 @@ def _capacity(
     model = (variant.segments, lanes, [latency_us], [variant.period_us / len(variant.lanes)])
     fields = (variant.id, variant.in_flight, variant.barrier, variant.period_us, [model])
     device = problem.device
-    overheads = (device.dispatch_us, device.wait_us, device.gang_us, device.run_us)
     table = (["model"], [[1]], [fields])
-    runtime = _native.VirtualRuntime(table, [plans], streams, overheads, _QUEUE)
+    runtime = _native.VirtualRuntime(table, [plans], streams, device.overheads_us, _QUEUE)
     runtime.apply(0, [math.inf])
     # An instance of a batch counts for all its tasks.
     runtime.add_arrivals([(0.0, 0, 0, math.inf)] * _TASKS)

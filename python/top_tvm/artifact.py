@@ -294,9 +294,8 @@ def _check_metadata(metadata: Metadata) -> None:
     if not all(limit > 0 for limit in asdict(metadata.roofline).values()):
         raise ArtifactError(f"metadata: not all limits are positive: {metadata.roofline}")
     device = metadata.device
-    overheads_us = (device.dispatch_us, device.wait_us, device.gang_us, device.run_us)
     streams = 1 <= device.streams <= MAX_STREAMS
-    if not streams or not all(0 <= overhead < math.inf for overhead in overheads_us):
+    if not streams or not all(0 <= overhead < math.inf for overhead in device.overheads_us):
         raise ArtifactError(f"metadata: there is no such device: {device}")
 
 

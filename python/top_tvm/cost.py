@@ -36,6 +36,18 @@ class OpCost:
     single_compute: float = 0.0
     gang_compute: float = 0.0
 
+    @property
+    def numbers(self) -> tuple[float, float, float, float, float, float]:
+        """All fields, in their order, as native code takes them."""
+        return (
+            self.single_us,
+            self.gang_us,
+            self.single_bandwidth,
+            self.gang_bandwidth,
+            self.single_compute,
+            self.gang_compute,
+        )
+
 
 @dataclass(frozen=True)
 class DeviceModel:
@@ -60,6 +72,11 @@ class DeviceModel:
     wait_us: float = 0.0
     gang_us: float = 0.0
     run_us: float = 0.0
+
+    @property
+    def overheads_us(self) -> tuple[float, float, float, float]:
+        """Dispatch, wait, gang and run, as native code takes them."""
+        return (self.dispatch_us, self.wait_us, self.gang_us, self.run_us)
 
     def to_json(self) -> dict[str, float]:
         """Return the fields as a JSON object."""

@@ -83,8 +83,9 @@ def test_it_does_not_waver():
 def test_only_some_variants_may_be_chosen():
     decision = heuristic.decide(snapshot(10), VARIANTS, first=1)
     assert VARIANTS[decision.variant].id == "free"
-    controller = controller_named("heuristic", VARIANTS, first=2)
-    assert controller(snapshot(10, variant=2), VARIANTS).variant == 2
+    for mode, first in (("auto", 0), ("serial", 0), ("free", 1), ("merged", 1)):
+        controller = controller_named("heuristic", VARIANTS, mode=mode)
+        assert controller(snapshot(10), VARIANTS).variant == first
 
 
 def test_controllers_have_names():

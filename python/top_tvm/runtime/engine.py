@@ -23,12 +23,20 @@ from top_tvm.errors import (
     DeadlineExceeded,
     DeviceError,
     InputError,
+    PlanError,
     QueueFull,
     TopTVMError,
 )
 from top_tvm.mix import Mix
-from top_tvm.runtime.controller.decision import VariantFeatures
-from top_tvm.runtime.variant_table import VariantTable, tensors_of
+from top_tvm.runtime.controller.decision import (
+    Controller,
+    Decision,
+    VariantFeatures,
+    snapshot_from,
+    unlimited,
+)
+from top_tvm.runtime.executable import Executable
+from top_tvm.runtime.variant_table import VariantTable
 
 Array = npt.NDArray[Any]
 # As TaskState of runtime/serving/task.h.
@@ -103,8 +111,10 @@ class _Inputs:
         return f"model '{self._name}': expected inputs {_names(name for name, *_ in self._specs)}"
 
 
-class Engine:
-    """Thread-safe, apart from :meth:`close`.
+def open_runtime(
+    mix: Mix, table: VariantTable, executables: Mapping[str, Executable], queue_size: int
+) -> _native.LiveRuntime:
+    """Make a native runtime; whoever does has to take what it has finished.
 
     Parameters
     ----------
@@ -112,43 +122,114 @@ class Engine:
         The models.
     table : VariantTable
         Its variants as numbers.
-    executors : list of list
-        The native executor of every plan of the table.
-    features : tuple of VariantFeatures
-        Of the variants.
+    executables : mapping of str to Executable
+        The models, loaded.
     queue_size : int
         Tasks of each model that may wait.
+
+    Raises
+    ------
+    PlanError, DeviceError
+        Plans do not fit their constants or each other, or kernels are missing.
+    """
+    metadata = [artifact.metadata for artifact in mix.models.values()]
+    executors = [
+        [executables[name].native_executor(plan) for plan in plans]
+        for name, plans in zip(mix.models, table.plans, strict=True)
+    ]
+    try:
+        return _native.LiveRuntime(
+            table.fields,
+            executors,
+            [_tensors(of_model.inputs) for of_model in metadata],
+            [_tensors(of_model.outputs) for of_model in metadata],
+            table.streams,
+            queue_size,
+        )
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+    except MemoryError as error:
+        raise DeviceError("not enough memory for the tasks in flight") from error
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(spec.name, spec.dtype, spec.shape) for spec in specs]
+
+
+class Engine:
+    """Thread-safe, apart from :meth:`close`.
+
+    Parameters
+    ----------
+    native : LiveRuntime
+        Whose tasks it delivers from now on.
+    mix : Mix
+        The models of that.
+    features : tuple of VariantFeatures
+        Of the variants.
+    controller : callable
+        Chooses between these whenever :meth:`decide` is called.
+
+    Attributes
+    ----------
+    decision : Decision
+        The present one.
     """
 
     def __init__(
         self,
+        native: _native.LiveRuntime,
         mix: Mix,
-        table: VariantTable,
-        executors: list[list[_native.Executor]],
         features: tuple[VariantFeatures, ...],
-        queue_size: int,
+        controller: Controller,
     ) -> None:
+        self.native = native
         self.features = features
+        self.decision = Decision(0, unlimited(len(mix.models)))
+        self._controller = controller
         self.names = tuple(mix.models)
-        self.streams = table.streams
         self._index = {name: index for index, name in enumerate(self.names)}
-        specs = [artifact.metadata for artifact in mix.models.values()]
         self._inputs = [
-            _Inputs(name, spec.inputs) for name, spec in zip(self.names, specs, strict=True)
+            _Inputs(name, artifact.metadata.inputs) for name, artifact in mix.models.items()
         ]
-        self._outputs = [tuple(output.name for output in spec.outputs) for spec in specs]
-        self.native = _native.LiveRuntime(
-            table.fields,
-            executors,
-            [tensors_of(spec.inputs) for spec in specs],
-            [tensors_of(spec.outputs) for spec in specs],
-            table.streams,
-            queue_size,
-        )
+        self._outputs = [
+            tuple(output.name for output in artifact.metadata.outputs)
+            for artifact in mix.models.values()
+        ]
         self._began_s = time.monotonic()
+        self._closing = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._deliver, name="top-tvm delivery", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tell clients what became of their tasks."""
         self._thread.start()
+
+    @property
+    def streams(self) -> int:
+        """Streams that the variants use."""
+        return len(self.native.busy_s())
+
+    def decide(self) -> None:
+        """Ask the controller, and do what it says."""
+        decision = self._controller(snapshot_from(self.native.snapshot()), self.features)
+        if decision != self.decision:
+            self.apply(decision)
+        self.decision = decision  # with a new reason
+
+    def apply(self, decision: Decision) -> None:
+        """Change variant and dequeue frequencies.
+
+        Raises
+        ------
+        InputError
+            There is no such variant, or a frequency is not positive.
+        """
+        try:
+            self.native.apply(decision.variant, list(decision.frequency))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.decision = decision
 
     def submit(
         self, model: str, inputs: Mapping[str, Any], deadline_ms: float | None, priority: int
@@ -186,6 +267,7 @@ class Engine:
 
         Tasks whose workers are stuck fail with :class:`DeviceError`.
         """
+        self._closing = True
         self.native.close(cancel_queued)
         in_time = self.native.wait_idle(timeout_s)
         if not in_time:
@@ -214,6 +296,10 @@ class Engine:
                 if state == _COMPLETED:
                     names = self._outputs[future.model]
                     future.set_result(dict(zip(names, outputs, strict=True)))
+                elif state == _CANCELLED and times_ns[1] == 0 and not self._closing:
+                    # The client does the same, sooner or later.
+                    Future.cancel(future)
+                    future.set_running_or_notify_cancel()
                 elif future.cancelled():
                     future.set_running_or_notify_cancel()
                 else:

@@ -72,8 +72,9 @@ class Executable:
         return self._prepare(plan)
 
     def _prepare(self, plan: Plan) -> _native.Executor:
-        module = onednn_module() if any(k.library == "onednn" for k in plan.kernels) else None
-        if module is None and any(kernel.library == "onednn" for kernel in plan.kernels):
+        needs_onednn = any(kernel.library == "onednn" for kernel in plan.kernels)
+        module = onednn_module() if needs_onednn else None
+        if needs_onednn and module is None:
             raise DeviceError(
                 "the model was compiled for oneDNN, which is missing or switched off by "
                 f"{ONEDNN_SWITCH}=0: install onednn-cpu-gomp, or build the model on this machine"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from top_tvm import _native
-from top_tvm.mix import Mix, Variant
+from top_tvm.mix import Variant
 from top_tvm.random_inputs import random_inputs
-from top_tvm.runtime.executable import Executable
+from top_tvm.runtime.engine import open_runtime
 from top_tvm.runtime.mix_executable import MixExecutable
-from top_tvm.runtime.variant_table import make_table, tensors_of
+from top_tvm.runtime.variant_table import make_table
 
 _ROUNDS = 3
 _SECONDS = 0.25
@@ -38,14 +37,14 @@ def measure_variants(
         have as many tasks; medians. As :func:`top_tvm.mix.with_measured` takes it.
     """
     mix = executable.mix
-    sizes = make_table(mix).fields[1]
+    table = make_table(mix)
     inputs = [
         [random_inputs(artifact.plans[min(artifact.plans)])[spec.name] for spec in specs]
         for artifact in mix.models.values()
         for specs in (artifact.metadata.inputs,)
     ]
-    outstanding = [2 * _places(variant, sizes) for variant in mix.variants]
-    runtime = open_runtime(mix, executable.models, queue_size=max(outstanding))
+    outstanding = [2 * _places(variant, table.tasks) for variant in mix.variants]
+    runtime = open_runtime(mix, table, executable.models, max(outstanding))
     capacities: list[list[float]] = [[] for _ in mix.variants]
     for round_ in range(_ROUNDS):
         for number, variant in enumerate(mix.variants):
@@ -63,32 +62,6 @@ def measure_variants(
         period_us = variant.period_us * variant.capacity_per_s / capacity_per_s
         result[variant.id] = (period_us, capacity_per_s)
     return result
-
-
-def open_runtime(
-    mix: Mix, executables: Mapping[str, Executable], *, queue_size: int
-) -> _native.LiveRuntime:
-    """A native runtime without the threads that :class:`Runtime` has: whoever opens it delivers.
-
-    Raises
-    ------
-    PlanError, DeviceError
-        As for :class:`Runtime`.
-    """
-    table = make_table(mix)
-    metadata = [artifact.metadata for artifact in mix.models.values()]
-    executors = [
-        [exe.native_executor(plan) for plan in plans]
-        for exe, plans in zip(executables.values(), table.plans, strict=True)
-    ]
-    return _native.LiveRuntime(
-        table.fields,
-        executors,
-        [tensors_of(of_model.inputs) for of_model in metadata],
-        [tensors_of(of_model.outputs) for of_model in metadata],
-        table.streams,
-        queue_size,
-    )
 
 
 def _places(variant: Variant, sizes: list[list[int]]) -> int:

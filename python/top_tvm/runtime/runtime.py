@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import os
 import threading
 import time
@@ -27,18 +26,18 @@ from top_tvm.runtime.controller.decision import (
     snapshot_from,
 )
 from top_tvm.runtime.controller.named import controller_named
-from top_tvm.runtime.engine import Engine, TaskFuture
+from top_tvm.runtime.engine import Engine, TaskFuture, open_runtime
 from top_tvm.runtime.executable import Executable
 from top_tvm.runtime.mix_executable import MixExecutable
 from top_tvm.runtime.statistics import add_statistics
+from top_tvm.runtime.supervisor import Supervisor
 from top_tvm.runtime.variant_table import features_of, make_table, mix_of, with_modes
 
 Array = npt.NDArray[Any]
 
-_LOG = logging.getLogger(__name__)
 _RUNNING: weakref.WeakSet[Runtime] = weakref.WeakSet()
 MAX_PRIORITY = 7
-_WATCHDOG_S = 1.0
+_POLL_S = 0.5
 
 
 class Runtime:
@@ -94,25 +93,17 @@ class Runtime:
             raise InputError(f"queue_size must be at least 1, not {queue_size}")
         if not control_interval_ms > 0:
             raise InputError(f"control_interval_ms must be positive, not {control_interval_ms}")
-        self._options = (queue_size, mode, controller)
-        self._interval_s = 1e-3 * control_interval_ms
-        self._stall_timeout_s = stall_timeout_s
-        self._barriers = barriers
+        self._options = (queue_size, mode, controller, barriers)
         self._pid = os.getpid()
         self._lock = threading.Lock()  # of changes of the engine
         self._executables: dict[str, Executable] = {}
         self._old: list[Engine] = []
         self._past: dict[str, dict[str, Any]] = {}  # statistics of engines that have ended
-        self._decision = Decision(0, ())
-        self._stuck: list[dict[str, Any]] = []
         self._closed = False
         self._started_s = time.monotonic()
-        self._busy = threading.Event()
-        self._stop = threading.Event()
-        self._switch_to(models)
-        self._control = threading.Thread(target=self._control_loop, name="top-tvm control")
-        self._control.daemon = True
-        self._control.start()
+        self._engine = self._make_engine(models)
+        self._supervisor = Supervisor(self._engines, control_interval_ms, stall_timeout_s)
+        self._supervisor.start()
         _RUNNING.add(self)
 
     # --- Tasks ---
@@ -161,8 +152,7 @@ class Runtime:
         if not 0 <= priority <= MAX_PRIORITY:
             raise InputError(f"priority must be 0 to {MAX_PRIORITY}, not {priority}")
         self._check_process()
-        if not self._busy.is_set():
-            self._busy.set()
+        self._supervisor.task_submitted()
         engine = self._engine
         try:
             return engine.submit(model, inputs, deadline_ms, priority)
@@ -236,7 +226,14 @@ class Runtime:
             self._switch_to(models)
 
     def _switch_to(self, models: MixExecutable | Mapping[str, Executable]) -> None:
-        queue_size, mode, controller = self._options
+        old, self._engine = self._engine, self._make_engine(models)
+        # From here on nobody submits to the old one, but who had it in hand already.
+        self._old.append(old)
+        threading.Thread(target=self._retire, args=(old,), daemon=True).start()
+
+    def _make_engine(self, models: MixExecutable | Mapping[str, Executable]) -> Engine:
+        """An engine that has decided once; if that cannot be made, nothing has changed."""
+        queue_size, mode, controller, barriers = self._options
         if isinstance(models, MixExecutable):
             executables, mix = models.models, models.mix
         else:
@@ -245,30 +242,30 @@ class Runtime:
                 raise InputError("a runtime needs at least one model")
             mix = mix_of(executables)
         mix = with_modes(mix, mode)
-        table = make_table(mix, barriers=self._barriers)
+        table = make_table(mix, barriers=barriers)
         features = features_of(mix, table)
-        first = 0 if mode in ("auto", "serial") else 1
-        control = controller_named(controller, features, first=first)
+        chosen = controller_named(controller, features, mode=mode)
         _check_memory(mix, executables)
-        executors = [
-            [executables[name].native_executor(plan) for plan in plans]
-            for name, plans in zip(mix.models, table.plans, strict=True)
-        ]
-        engine = Engine(mix, table, executors, features, queue_size)
-        old = getattr(self, "_engine", None)
-        self._controller, self._engine = control, engine
+        engine = Engine(open_runtime(mix, table, executables, queue_size), mix, features, chosen)
+        engine.decide()
+        engine.start()
         self._executables = {} if isinstance(models, MixExecutable) else executables
-        self._decide()
-        if old is not None:
-            self._old.append(old)
-            threading.Thread(target=self._retire, args=(old,), daemon=True).start()
+        return engine
 
     def _retire(self, engine: Engine) -> None:
-        engine.close(float("inf"), cancel_queued=False)
+        """Let an engine end its tasks, unless everything is closed meanwhile."""
+        engine.native.close(False)
+        while not engine.native.wait_idle(_POLL_S):
+            if self._closed:
+                return
+        engine.close(0.0, cancel_queued=False)
         with self._lock:
             for name, statistics in engine.statistics().items():
                 self._past[name] = add_statistics(self._past.get(name), statistics)
             self._old.remove(engine)
+
+    def _engines(self) -> tuple[Engine, ...]:
+        return (*self._old, self._engine)
 
     # --- Control ---
 
@@ -296,53 +293,7 @@ class Runtime:
             There is no such variant, or a frequency is not positive.
         """
         self._check_process()
-        try:
-            self._engine.native.apply(decision.variant, list(decision.frequency))
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        self._decision = decision
-
-    def _decide(self) -> None:
-        snapshot = snapshot_from(self._engine.native.snapshot())
-        decision = self._controller(snapshot, self._engine.features)
-        now = Decision(snapshot.variant, tuple(model.frequency for model in snapshot.models))
-        if decision != now:
-            self._engine.native.apply(decision.variant, list(decision.frequency))
-        self._decision = decision
-
-    def _control_loop(self) -> None:
-        looked_s = time.monotonic()
-        while not self._stop.wait(self._interval_s):
-            try:
-                self._decide()
-            except Exception:
-                _LOG.exception("the controller failed; the present decision stays")
-            if time.monotonic() - looked_s > _WATCHDOG_S:
-                looked_s = time.monotonic()
-                self._watch()
-            if self._idle():
-                # Nobody needs a decision before the next task.
-                self._busy.clear()
-                if self._idle():
-                    self._busy.wait(_WATCHDOG_S)
-
-    def _idle(self) -> bool:
-        models = self._engine.native.snapshot()["models"]
-        return all(model["queued"] == 0 and model["in_flight"] == 0 for model in models)
-
-    def _watch(self) -> None:
-        stuck = [
-            {"worker": worker, "model": model, "op": op, "seconds": since_s}
-            for engine in (self._engine, *self._old)
-            for worker, model, op, since_s in engine.native.stuck_workers(self._stall_timeout_s)
-        ]
-        for one in stuck:
-            if one["worker"] not in {known["worker"] for known in self._stuck}:
-                _LOG.error(
-                    "worker %d has been inside op '%s' of model '%s' for %.1f s",
-                    *(one[key] for key in ("worker", "op", "model", "seconds")),
-                )
-        self._stuck = stuck
+        self._engine.apply(decision)
 
     # --- State ---
 
@@ -364,8 +315,7 @@ class Runtime:
         """
         self._check_process()
         with self._lock:
-            engines = (*self._old, self._engine)
-            past = dict(self._past)
+            engines, past = self._engines(), dict(self._past)
         models = {}
         for engine in engines:
             for name, statistics in engine.statistics().items():
@@ -383,7 +333,7 @@ class Runtime:
         return {
             "models": models,
             "variant": current.features[snapshot.variant].id,
-            "reason": self._decision.reason,
+            "reason": current.decision.reason,
             "dequeue_frequency": {
                 name: model.frequency
                 for name, model in zip(current.names, snapshot.models, strict=True)
@@ -392,7 +342,7 @@ class Runtime:
             "utilisation": current.utilisation(),
             "memory_bytes": sum(engine.native.memory_bytes for engine in engines),
             "uptime_s": time.monotonic() - self._started_s,
-            "stuck": list(self._stuck),
+            "stuck": list(self._supervisor.stuck),
         }
 
     def busy_seconds(self) -> float:
@@ -407,7 +357,7 @@ class Runtime:
         self._check_process()
         end_s = time.monotonic() + timeout_s
         with self._lock:
-            engines = (*self._old, self._engine)
+            engines = self._engines()
         return all(
             engine.native.wait_idle(max(end_s - time.monotonic(), 0.0)) for engine in engines
         )
@@ -424,13 +374,11 @@ class Runtime:
             if self._closed:
                 return
             self._closed = True
-        self._stop.set()
-        self._busy.set()
+            engines = self._engines()
+        self._supervisor.stop()
         end_s = time.monotonic() + timeout_s
-        for engine in (*self._old, self._engine):
+        for engine in engines:
             engine.close(max(end_s - time.monotonic(), 0.0), cancel_queued=True)
-        if threading.current_thread() is not self._control:
-            self._control.join(1.0)
         _RUNNING.discard(self)
 
     def __enter__(self) -> Runtime:

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from top_tvm._native import allowed_cores
-from top_tvm.artifact import TensorSpec
 from top_tvm.errors import InputError, PlanError
 from top_tvm.mix import Lane, Mix, ModelVariant, Variant, memory_bytes
 from top_tvm.plan import Plan
 from top_tvm.runtime.controller.decision import VariantFeatures
 from top_tvm.runtime.executable import Executable
 
-_LaneFields = tuple[int, list[list[int]]]
-_ModelFields = tuple[int, list[_LaneFields], list[float], list[float]]
-_VariantFields = tuple[str, int, bool, float, list[_ModelFields]]
-SetFields = tuple[list[str], list[list[int]], list[_VariantFields]]
-"""Names of models, batch sizes in tasks per model, and variants: see ``serving_bindings.cc``."""
+
+class LaneNumbers(NamedTuple):
+    """A lane: its first stream, and numbers of plans by batch size and segment."""
+
+    first_stream: int
+    plans: list[list[int]]
+
+
+class ModelNumbers(NamedTuple):
+    """How one model is executed; times by batch size.
+
+    ``latency_us`` is that of an instance alone, ``work_us`` the device time of one under a backlog.
+    """
+
+    segments: int
+    lanes: list[LaneNumbers]
+    latency_us: list[float]
+    work_us: list[float]
+
+
+class VariantNumbers(NamedTuple):
+    """A variant, with one entry per model."""
+
+    id: str
+    in_flight: int
+    barrier: bool
+    period_us: float
+    models: list[ModelNumbers]
 
 
 @dataclass(frozen=True)
@@ -26,17 +49,28 @@ class VariantTable:
 
     Attributes
     ----------
-    fields : tuple
-        For the native runtime; lanes name plans by their numbers.
+    names : list of str
+        Of the models.
+    tasks : list of list of int
+        Per model: batch sizes, in tasks.
+    variants : list of VariantNumbers
+        Lanes name plans by their numbers.
     plans : tuple of tuple of Plan
         Per model, by number.
     streams : int
         Streams that the variants use.
     """
 
-    fields: SetFields
+    names: list[str]
+    tasks: list[list[int]]
+    variants: list[VariantNumbers]
     plans: tuple[tuple[Plan, ...], ...]
     streams: int
+
+    @property
+    def fields(self) -> tuple[list[str], list[list[int]], list[VariantNumbers]]:
+        """What native code takes: see ``serving_bindings.cc``."""
+        return self.names, self.tasks, self.variants
 
 
 def make_table(mix: Mix, *, barriers: bool = False) -> VariantTable:
@@ -58,19 +92,19 @@ def make_table(mix: Mix, *, barriers: bool = False) -> VariantTable:
     sizes = [_batch_sizes(name, mix) for name in names]
     plans: list[dict[int, tuple[int, Plan]]] = [{} for _ in names]
     serial = mix.variants[0]
-    variants: list[_VariantFields] = []
+    variants = []
     for variant in mix.variants:
         barrier = barriers and variant.mode == "merged"
         slowdown = _slowdown(variant, serial)
         models = [
-            _model_fields(variant.models[name], serial.models[name], numbers, slowdown)
+            _model_numbers(variant.models[name], serial.models[name], numbers, slowdown)
             for name, numbers in zip(names, plans, strict=True)
         ]
-        fields = (variant.id, variant.in_flight, barrier, max(variant.period_us, 1e-3), models)
-        variants.append(fields)
+        period_us = max(variant.period_us, 1e-3)
+        variants.append(VariantNumbers(variant.id, variant.in_flight, barrier, period_us, models))
     ordered = tuple(tuple(plan for _, plan in numbers.values()) for numbers in plans)
     streams = max(variant.streams for variant in mix.variants)
-    return VariantTable((names, sizes, variants), ordered, streams)
+    return VariantTable(names, sizes, variants, ordered, streams)
 
 
 def mix_of(executables: Mapping[str, Executable]) -> Mix:
@@ -134,21 +168,19 @@ def with_modes(mix: Mix, mode: str) -> Mix:
 
 def features_of(mix: Mix, table: VariantTable) -> tuple[VariantFeatures, ...]:
     """What a controller sees of the variants."""
-    _, sizes, variants = table.fields
     features = []
-    for variant, (id_, _, _, period_us, models) in zip(mix.variants, variants, strict=True):
+    for variant, numbers in zip(mix.variants, table.variants, strict=True):
         work_us = tuple(
-            min(work / size for work, size in zip(model[3], tasks, strict=False))
-            for model, tasks in zip(models, sizes, strict=True)
+            min(work / size for work, size in zip(model.work_us, tasks, strict=False))
+            for model, tasks in zip(numbers.models, table.tasks, strict=True)
         )
-        latency_us = tuple(model[2][0] for model in models)
-        features.append(VariantFeatures(id_, period_us, latency_us, work_us, variant.memory_bytes))
+        latency_us = tuple(model.latency_us[0] for model in numbers.models)
+        features.append(
+            VariantFeatures(
+                variant.id, numbers.period_us, latency_us, work_us, variant.memory_bytes
+            )
+        )
     return tuple(features)
-
-
-def tensors_of(specs: Sequence[TensorSpec]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Inputs or outputs of a model as the native runtime takes them."""
-    return [(spec.name, spec.dtype, spec.shape) for spec in specs]
 
 
 def lone_us(plans: Sequence[Plan]) -> float:
@@ -176,43 +208,41 @@ def _batch_sizes(name: str, mix: Mix) -> list[int]:
 
 def _slowdown(variant: Variant, serial: Variant) -> float:
     """Device time per period relative to the time of all its instances alone, one by one."""
-    alone_us = 0.0
-    for name, model in variant.models.items():
-        lane = serial.models[name].lanes[0].plans
-        batch = model.batch_sizes[-1]
-        scale = 1.0
-        if batch not in lane:
-            smallest = min(lane)
-            scale, batch = batch / smallest, smallest
-        alone_us += len(model.lanes) * scale * lone_us(lane[batch])
-    return variant.period_us / alone_us if alone_us > 0 else 1.0
+    alone_us = sum(
+        len(model.lanes) * _alone_us(serial.models[name], model.batch_sizes[-1])
+        for name, model in variant.models.items()
+    )
+    return variant.period_us / alone_us
 
 
-def _model_fields(
+def _alone_us(serial: ModelVariant, batch: int) -> float:
+    """Time of an instance that has the device to itself; in proportion, where that is not known."""
+    plans = serial.lanes[0].plans
+    if batch in plans:
+        return lone_us(plans[batch])
+    smallest = serial.batch_sizes[0]
+    return lone_us(plans[smallest]) * batch / smallest
+
+
+def _model_numbers(
     model: ModelVariant,
     serial: ModelVariant,
     numbers: dict[int, tuple[int, Plan]],
     slowdown: float,
-) -> _ModelFields:
+) -> ModelNumbers:
     def number(plan: Plan) -> int:
         return numbers.setdefault(id(plan), (len(numbers), plan))[0]
 
-    lanes: list[_LaneFields] = [
-        (
+    lanes = [
+        LaneNumbers(
             lane.first_stream,
             [[number(plan) for plan in lane.plans[batch]] for batch in model.batch_sizes],
         )
         for lane in model.lanes
     ]
-    latency_us, work_us = [], []
-    smallest = serial.batch_sizes[0]
-    for batch in model.batch_sizes:
-        latency_us.append(
-            sum(lone_us(lane.plans[batch]) for lane in model.lanes) / len(model.lanes)
-        )
-        alone = serial.lanes[0].plans.get(batch)
-        alone_us = (
-            lone_us(alone) if alone else lone_us(serial.lanes[0].plans[smallest]) * batch / smallest
-        )
-        work_us.append(alone_us * slowdown)
-    return model.segments, lanes, latency_us, work_us
+    latency_us = [
+        sum(lone_us(lane.plans[batch]) for lane in model.lanes) / len(model.lanes)
+        for batch in model.batch_sizes
+    ]
+    work_us = [_alone_us(serial, batch) * slowdown for batch in model.batch_sizes]
+    return ModelNumbers(model.segments, lanes, latency_us, work_us)

@@ -21,11 +21,10 @@ from top_tvm.runtime.controller.decision import (
     Controller,
     Decision,
     Snapshot,
-    VariantFeatures,
     snapshot_from,
 )
 from top_tvm.runtime.controller.named import controller_named
-from top_tvm.runtime.variant_table import VariantTable, features_of, make_table, with_modes
+from top_tvm.runtime.variant_table import features_of, make_table, with_modes
 
 ENDS = ("queued", "running", "completed", "rejected", "expired", "cancelled", "failed")
 """How a task stands or ended, by the numbers of the native runtime."""
@@ -94,35 +93,21 @@ class VirtualRuntime:
     ) -> None:
         mix = with_modes(mix, mode)
         table = make_table(mix, barriers=barriers)
-        first = 0 if mode in ("auto", "serial") else 1
-        features = features_of(mix, table)
-        artifacts = mix.models
-        cost_of = costs or (lambda name, plan: profiled_costs(name, artifacts[name], plan))
+        cost_of = costs or (lambda name, plan: profiled_costs(name, mix.models[name], plan))
         plans = [
             [_plan_fields(plan, cost_of(name, plan)) for plan in of_model]
-            for name, of_model in zip(mix.models, table.plans, strict=True)
+            for name, of_model in zip(table.names, table.plans, strict=True)
         ]
-        model = device or next(iter(artifacts.values())).metadata.device
-        self._start(table, features, plans, model, queue_size)
-        self._controller = controller_named(controller, features, first=first)
+        model = device or next(iter(mix.models.values())).metadata.device
+        self.names = tuple(table.names)
+        self.features = features_of(mix, table)
+        self.streams = max(table.streams, model.streams)
+        self.native = _native.VirtualRuntime(
+            table.fields, plans, self.streams, model.overheads_us, queue_size
+        )
+        self._controller = controller_named(controller, self.features, mode=mode)
         self._interval_us = 1e3 * control_interval_ms
         self._next_control_us = 0.0
-
-    def _start(
-        self,
-        table: VariantTable,
-        features: tuple[VariantFeatures, ...],
-        plans: list[list[Any]],
-        device: DeviceModel,
-        queue_size: int,
-    ) -> None:
-        self.names = tuple(table.fields[0])
-        self.features = features
-        self.streams = max(table.streams, device.streams)
-        overheads = (device.dispatch_us, device.wait_us, device.gang_us, device.run_us)
-        self.native = _native.VirtualRuntime(
-            table.fields, plans, self.streams, overheads, queue_size
-        )
 
     def run(self, tasks: Sequence[VirtualTask]) -> list[TaskRecord]:
         """Let tasks arrive, with decisions at intervals, until all have ended.
@@ -208,19 +193,10 @@ def profiled_costs(name: str, artifact: Artifact, plan: Plan) -> list[OpCost]:
 
 
 def _plan_fields(plan: Plan, costs: Sequence[OpCost]) -> Any:
+    # The live runtime has the oldest of the steps that are ready go first, too: nothing is due.
     return (
         plan.streams,
         [(call.stream, call.threads, call.waits) for call in plan.calls],
-        [
-            (
-                cost.single_us,
-                cost.gang_us,
-                cost.single_bandwidth,
-                cost.gang_bandwidth,
-                cost.single_compute,
-                cost.gang_compute,
-            )
-            for cost in costs
-        ],
+        [cost.numbers for cost in costs],
         [0.0] * len(plan.calls),
     )

@@ -92,19 +92,9 @@ class PartitionProblem:
         return _native.Problem(
             num_ops=self.num_ops,
             edges=self.edges,
-            costs=[
-                (
-                    cost.single_us,
-                    cost.gang_us,
-                    cost.single_bandwidth,
-                    cost.gang_bandwidth,
-                    cost.single_compute,
-                    cost.gang_compute,
-                )
-                for cost in self.costs
-            ],
+            costs=[cost.numbers for cost in self.costs],
             streams=device.streams,
-            overheads=(device.dispatch_us, device.wait_us, device.gang_us, device.run_us),
+            overheads=device.overheads_us,
             names=self.names,
         )
 

@@ -16,7 +16,7 @@ from top_tvm.runtime.controller.decision import (
 
 
 def controller_named(
-    controller: str | Controller, variants: tuple[VariantFeatures, ...], *, first: int = 0
+    controller: str | Controller, variants: tuple[VariantFeatures, ...], *, mode: str = "auto"
 ) -> Controller:
     """Find a controller.
 
@@ -26,8 +26,8 @@ def controller_named(
         ``"heuristic"``, ``"static:ID"`` with the id of a variant, or a controller itself.
     variants : tuple of VariantFeatures
         What it will choose from.
-    first : int
-        The heuristic chooses none before this one.
+    mode : {"auto", "serial", "free", "merged"}
+        Of the variants behind the first, which is always serial; the heuristic chooses only such.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def controller_named(
     if callable(controller):
         return controller
     if controller == "heuristic":
-        return partial(heuristic.decide, first=first)
+        return partial(heuristic.decide, first=0 if mode in ("auto", "serial") else 1)
     kind, _, id_ = controller.partition(":")
     if kind != "static":
         raise InputError(
