@@ -48,9 +48,10 @@ def page_data(name: str, record: Record, result: LoadResult) -> dict[str, Any]:
 def render(data: dict[str, Any]) -> str:
     """Write the page as HTML."""
     folder = files("top_tvm.loadtest")
-    template = folder.joinpath("load.html").read_text(encoding="utf-8")
+    body = folder.joinpath("load.html").read_text(encoding="utf-8")
     script = folder.joinpath("load.js").read_text(encoding="utf-8")
-    return assemble(template, ("text.js", "colours.js", "theme.js"), script, data)
+    title = f"{data['name']} - load test - top_tvm"
+    return assemble(title, body, ("text.js", "colours.js", "theme.js"), script, data)
 
 
 def _bins(times_s: list[float], width_s: float) -> Any:

@@ -59,29 +59,35 @@ def measure(artifact: Artifact) -> dict[int, Array]:
 
 def render(data: Mapping[str, Any]) -> str:
     """Write the page of :func:`~top_tvm.page.data.page_data` as HTML."""
-    return assemble(_asset("page.html"), _SCRIPTS, _asset("main.js"), data)
+    title = f"{data['name']} - top_tvm"
+    return assemble(title, _asset("page.html"), [*_SCRIPTS, "main.js"], "", data)
 
 
-def assemble(template: str, scripts: Sequence[str], main: str, data: Mapping[str, Any]) -> str:
-    """Write a page that has the style of all pages.
+def assemble(
+    title: str, body: str, scripts: Sequence[str], main: str, data: Mapping[str, Any]
+) -> str:
+    """Write a page that has the frame and the style of all pages.
 
     Parameters
     ----------
-    template : str
-        HTML with placeholders such as ``@DATA@``.
+    title : str
+        Of the window.
+    body : str
+        HTML of what is on it.
     scripts : sequence of str
         Names of scripts beside this file.
     main : str
-        The script that stands behind them.
+        A script that stands behind them.
     data : mapping
-        For JSON; ``name`` is the title.
+        What they read, as JSON.
     """
     script = "\n".join([*map(_asset, scripts), main])
     script = f'"use strict";\n(() => {{\n{script}\n}})();'
     style = _asset("page.css")
     parts = {
         # A name can hold what UTF-8 cannot.
-        "@TITLE@": html.escape(data["name"].encode(errors="replace").decode()),
+        "@TITLE@": html.escape(title.encode(errors="replace").decode()),
+        "@BODY@": body,
         "@STYLE_HASH@": _hash(style),
         "@SCRIPT_HASH@": _hash(script),
         "@STYLE@": style,
@@ -89,7 +95,7 @@ def assemble(template: str, scripts: Sequence[str], main: str, data: Mapping[str
         "@SCRIPT@": script,
     }
     # One pass: nothing that is put in is searched for placeholders.
-    return re.sub("@[A-Z_]+@", lambda match: parts[match[0]], template)
+    return re.sub("@[A-Z_]+@", lambda match: parts[match[0]], _asset("frame.html"))
 
 
 def _asset(name: str) -> str:
