@@ -12,6 +12,19 @@ def make_op(name: str, inputs: tuple[int, ...], outputs: tuple[int, ...], symbol
     return Op(name, kernel, inputs, outputs, flops=10, nbytes=20, origin=name, fingerprint=name)
 
 
+def chain(length: int) -> OpGraph:
+    """Ops one behind the other, from x to y."""
+    storages = [Storage("input", "x", 256)]
+    values = [Value("x", "float32", (64,), 0)]
+    ops = []
+    for index in range(length):
+        last = index == length - 1
+        storages.append(Storage("output" if last else "intermediate", "y" if last else "", 256))
+        values.append(Value(f"v{index}", "float32", (64,), index + 1))
+        ops.append(make_op(f"op{index}", (index,), (index + 1,)))
+    return OpGraph(tuple(storages), tuple(values), tuple(ops), (0,), (length,), ("y",))
+
+
 def make_graph() -> OpGraph:
     """left = f(x, w) and right = f(flat view of x) beside each other; y = g(left, right).
 

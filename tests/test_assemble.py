@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 
-from graphs import graphs_with_schedules, make_graph, make_op
+from graphs import chain, graphs_with_schedules, make_graph
 from top_tvm.compiler.assemble import assemble
-from top_tvm.compiler.op_graph import OpGraph, Storage, Value
+from top_tvm.compiler.op_graph import OpGraph
 from top_tvm.compiler.partition import Placement
 from top_tvm.errors import GraphError, PartitionError, PlanError
 from top_tvm.plan import Plan
@@ -71,18 +71,6 @@ def test_two_names_of_one_intermediate() -> None:
     a, b, c, d = (plan.tensors[index] for index in plan.outputs[1:])
     assert a.offset == b.offset != c.offset == d.offset
     assert (a.name, b.name, c.name, d.name) == ("a", "b", "c", "d")
-
-
-def chain(length: int) -> OpGraph:
-    storages = [Storage("input", "x", 256)]
-    values = [Value("x", "float32", (64,), 0)]
-    ops = []
-    for index in range(length):
-        last = index == length - 1
-        storages.append(Storage("output" if last else "intermediate", "y" if last else "", 256))
-        values.append(Value(f"v{index}", "float32", (64,), index + 1))
-        ops.append(make_op(f"op{index}", (index,), (index + 1,)))
-    return OpGraph(tuple(storages), tuple(values), tuple(ops), (0,), (length,), ("y",))
 
 
 def test_memory_is_reused() -> None:

@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
@@ -125,13 +124,6 @@ def test_arrivals_offer_the_load_that_they_are_asked_for(support):
         assert tasks == arrivals_of(
             kind, {"a": 100.0, "b": 50.0}, 4.0, {"a": 1.0, "b": 2.0}, seed=3
         )
-
-
-def test_gamma_arrivals_are_bursty(support):
-    from serving_support.arrivals import gamma
-
-    gaps = np.diff(gamma(1000.0, 200.0, np.random.default_rng(0)))
-    assert np.std(gaps) / np.mean(gaps) == pytest.approx(4, rel=0.1)
 
 
 def test_the_front_refuses_what_is_too_much_or_too_late(support):

@@ -9,19 +9,14 @@ import top_tvm
 from bf16 import needs_bf16
 from chains import run_chain
 from small_model import small_model
-from top_tvm.compiler import variants as variants_module
+from top_tvm.compiler.build_mix import build_mix
 from top_tvm.compiler.light_models import light_model
 from top_tvm.compiler.session import Session
 from top_tvm.compiler.transformer_models import transformer_model
+from top_tvm.compiler.variants import MOST_VARIANTS
 from top_tvm.mix import memory_bytes
 from top_tvm.mix_check import check_mix
 from top_tvm.random_inputs import random_inputs
-
-
-@pytest.fixture
-def all_variants(monkeypatch):
-    """No variant is dropped."""
-    monkeypatch.setattr(variants_module, "prune", lambda variants, **_: tuple(variants))
 
 
 def check_variants(mix, rtol=1e-4):
@@ -57,14 +52,15 @@ def check_variants(mix, rtol=1e-4):
 
 
 @pytest.mark.parametrize("streams", [1, 2, 4])
-def test_every_variant_of_two_small_models(all_variants, streams):
+def test_every_variant_of_two_small_models(streams):
     models = {"a": small_model("n"), "b é": small_model("n", size=12, seed=1)}
-    mix = top_tvm.build(
+    mix = build_mix(
         models,
         streams=streams,
         batch_sizes={"a": (1, 3), "b é": (2,)},
         lanes=(1, 2),
         segments=(1, 2, 3),
+        every=True,
     ).mix
     ids = [variant.id for variant in mix.variants]
     free = {1: [], 2: ["free-2x1"], 4: ["free-2x2", "free-4x1"]}[streams]
@@ -76,19 +72,19 @@ def test_every_variant_of_two_small_models(all_variants, streams):
     check_variants(mix)
 
 
-def test_every_variant_of_real_models(all_variants):
+def test_every_variant_of_real_models():
     models = {
         "squeezenet": light_model("squeezenet", seed=5),
         "shufflenet": light_model("shufflenet", seed=5),
         "bert": transformer_model("bert_small", 1, layers=1),
     }
-    check_variants(top_tvm.build(models, partitioner="list", lanes=2, segments=(1, 3)).mix)
+    check_variants(build_mix(models, partitioner="list", lanes=2, segments=(1, 3), every=True).mix)
 
 
 @needs_bf16
-def test_every_variant_in_bfloat16(all_variants):
+def test_every_variant_in_bfloat16():
     models = {"a": small_model("n"), "b": small_model("n", size=12, seed=1)}
-    mix = top_tvm.build(models, precision="bf16", batch_sizes=(1, 2), lanes=2).mix
+    mix = build_mix(models, precision="bf16", batch_sizes=(1, 2), lanes=2, every=True).mix
     boundary = {
         plan.tensors[index].dtype
         for variant in mix.variants
@@ -140,7 +136,7 @@ def test_models_share_kernels_and_constants():
 
 def test_what_is_kept_of_the_variants():
     _, built = small_mix()
-    assert len(built.variants) <= variants_module.MOST_VARIANTS
+    assert len(built.variants) <= MOST_VARIANTS
     assert {model for v in built.variants for model in v.models} == {"a", "b"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphs import make_graph, make_op
+from graphs import chain, make_graph
 from mixes import make_mix
 from top_tvm.compiler.assemble import assemble
 from top_tvm.compiler.op_graph import OpGraph, Storage, Value
@@ -20,18 +20,6 @@ from top_tvm.compiler.segment_plans import MeasuredModel
 from top_tvm.compiler.variants import all_variants, lone_latency_us, plan_variants, prune
 from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.mix import memory_bytes
-
-
-def chain(length):
-    storages = [Storage("input", "x", 256)]
-    values = [Value("x", "float32", (64,), 0)]
-    ops = []
-    for index in range(length):
-        last = index == length - 1
-        storages.append(Storage("output" if last else "intermediate", "y" if last else "", 256))
-        values.append(Value(f"v{index}", "float32", (64,), index + 1))
-        ops.append(make_op(f"op{index}", (index,), (index + 1,)))
-    return OpGraph(tuple(storages), tuple(values), tuple(ops), (0,), (length,), ("y",))
 
 
 def measured(graph, device, batches=(1,), us=10.0, demand=0.0, gang_us=math.inf):

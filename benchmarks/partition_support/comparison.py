@@ -10,6 +10,7 @@ from typing import Any
 
 from partition_support.methods import METHODS, Budget, Found
 from partition_support.problems import Case
+from top_tvm.compiler.gpg.graphs import lower_bound_us
 from top_tvm.compiler.partition import (
     PartitionProblem,
     simulate,
@@ -66,6 +67,7 @@ def _record(case: Case, method: str, found: Found) -> Record:
         "predicted_us": predicted_us,
         "search_ms": found.search_ms,
         "staged_us": staged_us,
+        "bound_us": lower_bound_us(case.problem),
         "merged": case.merged,
         "note": found.note,
     }

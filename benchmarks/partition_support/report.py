@@ -103,6 +103,7 @@ def _summary(problems: Sequence[Problem]) -> str:
     """What the tables say about gpg."""
     headings = ["problems", "graphs", "gpg / list", "gpg / greedy", "gpg / ios", "with ios"]
     headings += ["worst gpg / better of list, ios", "gap closed", "staged gpg / ios", "worst"]
+    headings += ["search-long / greedy", "lower bound / greedy"]
     rows = [
         [
             title,
@@ -113,6 +114,8 @@ def _summary(problems: Sequence[Problem]) -> str:
             _gap_closed(group),
             _mean(_staged_ratios(group)),
             _shown(max(_staged_ratios(group), default=None)),
+            _mean(_ratios(group, "search-long", "greedy")),
+            _mean([p["greedy"]["bound_us"] / _us(p, "greedy") for p in group if "greedy" in p]),
         ]
         for title, group in (*_groups(problems), ("**all**", problems))
     ]

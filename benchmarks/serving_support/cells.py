@@ -123,24 +123,16 @@ def measure_cells(
             )
             for repeat in range(effort.repeats)
         ]
-        found = in_turns(
-            systems,
-            lambda system, round_, tasks=tasks: run_once(system, tasks[round_], effort.duration_s),
-            effort.repeats,
-        )
-        for name, records in found.items():
-            for repeat, record in enumerate(records):
-                yield {
-                    "section": "cell",
-                    "mix": "+".join(models),
-                    "arrivals": kind,
-                    "load": load,
-                    "offered_per_s": rate * len(models),
-                    "deadline": factor,
-                    "system": name,
-                    "repeat": repeat,
-                    **record,
-                }
+        head = {
+            "section": "cell",
+            "mix": "+".join(models),
+            "arrivals": kind,
+            "load": load,
+            "offered_per_s": rate * len(models),
+            "deadline": factor,
+        }
+        for record in run_in_turns(systems, tasks, effort):
+            yield {**head, **record}
 
 
 def in_turns(
@@ -156,9 +148,27 @@ def in_turns(
     return found
 
 
-def run_once(system: System, tasks: Sequence[Arrival], duration_s: float) -> Record:
-    """Offer the tasks; numbers of the run, and what the system says of itself."""
-    return {**summary(offer(system, tasks), duration_s), **system.detail()}
+def run_in_turns(
+    systems: Sequence[System], tasks: Sequence[Sequence[Arrival]], effort: Effort
+) -> Iterator[Record]:
+    """Offer tasks to all systems: numbers of every run, and what the system says of itself.
+
+    Parameters
+    ----------
+    systems : sequence of System
+        Visited in a rotating order.
+    tasks : sequence of sequence of Arrival
+        One per repeat, the same for all systems.
+    effort : Effort
+        How long a run takes.
+    """
+
+    def run(system: System, repeat: int) -> Record:
+        return {**summary(offer(system, tasks[repeat]), effort.duration_s), **system.detail()}
+
+    for name, records in in_turns(systems, run, len(tasks)).items():
+        for repeat, record in enumerate(records):
+            yield {"system": name, "repeat": repeat, **record}
 
 
 def _say(text: str) -> None:

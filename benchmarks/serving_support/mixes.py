@@ -1,18 +1,16 @@
-"""Mixes with all variants that can be planned: a build keeps only those that it believes in."""
+"""Mixes with all variants that can be planned: a build keeps only those that others do not beat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpu.case import MODELS, load_model
 from serving_support.systems import Inputs
-from top_tvm.compiler.build import ModelOptions, compile_models, make_artifact, plan_model
-from top_tvm.compiler.measure_roofline import measure_roofline
+from top_tvm.compiler.build_mix import build_mix
 from top_tvm.compiler.profile import Progress
-from top_tvm.compiler.segment_plans import MeasuredModel
-from top_tvm.compiler.variants import all_variants, prune
+from top_tvm.compiler.variants import prune
 from top_tvm.mix import Mix
 from top_tvm.random_inputs import random_inputs
 from top_tvm.runtime.mix_executable import MixExecutable
@@ -75,28 +73,19 @@ def build(
     progress : callable
         Told what is done.
     """
-    options = {Path(name).stem: ModelOptions(model_content(name, 0), batch_sizes) for name in names}
-    compilations = compile_models(options, streams=STREAMS, precision="fp32", progress=progress)
-    planned = {name: plan_model(made, "auto", progress) for name, made in compilations.items()}
-    measured = {
-        name: MeasuredModel(
-            {compiled.batch: compiled.extracted.graph for compiled in made.graphs},
-            planned[name].problems,
-            planned[name].plans,
-        )
-        for name, made in compilations.items()
-    }
-    variants = all_variants(
-        measured, lanes=lanes, segments=segments, partitioner="auto", progress=progress
-    )
-    roofline = measure_roofline(STREAMS, next(iter(compilations.values())).cache)
-    artifacts = {
-        name: make_artifact(made, planned[name], "cpu", "fp32", roofline)
-        for name, made in compilations.items()
-    }
-    mix = Mix(artifacts, variants)
+    mix = build_mix(
+        {Path(name).stem: model_content(name, 0) for name in names},
+        streams=STREAMS,
+        batch_sizes=batch_sizes,
+        lanes=lanes,
+        segments=segments,
+        every=True,
+        progress=progress,
+    ).mix
+    kept = MixExecutable(replace(mix, variants=prune(mix.variants)))
     contents = {Path(name).stem: model_content(name, 1) for name in names}
     inputs = {
-        name: random_inputs(planned[name].plans[min(planned[name].plans)]) for name in artifacts
+        name: random_inputs(artifact.plans[min(artifact.plans)])
+        for name, artifact in mix.models.items()
     }
-    return BuiltMix(mix, MixExecutable(Mix(artifacts, prune(variants))), contents, inputs)
+    return BuiltMix(mix, kept, contents, inputs)

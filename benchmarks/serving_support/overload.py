@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from serving_support.arrivals import arrivals_of
-from serving_support.cells import Baseline, Effort, Record, in_turns, run_once
+from serving_support.cells import Baseline, Effort, Record, run_in_turns
 from serving_support.systems import QUEUE_SIZE, System
 
 _LOADS = (0.95, 1.1)
@@ -26,23 +26,15 @@ def measure_overload(
         tasks = arrivals_of(
             "poisson", dict.fromkeys(models, rate), effort.duration_s, deadlines_s, seed=1
         )
-        found = in_turns(
-            systems,
-            lambda system, _, tasks=tasks: run_once(system, tasks, effort.duration_s),
-            effort.repeats,
-        )
-        for name, records in found.items():
-            for repeat, record in enumerate(records):
-                yield {
-                    "section": "overload",
-                    "mix": "+".join(models),
-                    "load": load,
-                    "system": name,
-                    "repeat": repeat,
-                    "deadlines_ms": {m: 1e3 * value for m, value in deadlines_s.items()},
-                    "queue_bound": QUEUE_SIZE * len(models),
-                    **record,
-                }
+        head = {
+            "section": "overload",
+            "mix": "+".join(models),
+            "load": load,
+            "deadlines_ms": {model: 1e3 * value for model, value in deadlines_s.items()},
+            "queue_bound": QUEUE_SIZE * len(models),
+        }
+        for record in run_in_turns(systems, [tasks] * effort.repeats, effort):
+            yield {**head, **record}
 
 
 def measure_flood(
@@ -65,22 +57,12 @@ def measure_flood(
     for flood in (False, True):
         offered = {flooded: _FLOOD * device / baseline.lone_s[flooded]} if flood else {}
         tasks = arrivals_of("poisson", {**offered, **rates}, effort.duration_s, deadlines_s, seed=2)
-        found = in_turns(
-            systems,
-            lambda system, _, tasks=tasks: run_once(system, tasks, effort.duration_s),
-            effort.repeats,
-        )
-        for name, records in found.items():
-            for repeat, record in enumerate(records):
-                yield {
-                    "section": "flood",
-                    "mix": "+".join(models),
-                    "flooded": flooded if flood else None,
-                    "system": name,
-                    "repeat": repeat,
-                    "normal_offered_per_s": sum(rates.values()),
-                    "normal_goodput": math.fsum(
-                        record["models"][model]["goodput"] for model in normal
-                    ),
-                    **record,
-                }
+        head = {
+            "section": "flood",
+            "mix": "+".join(models),
+            "flooded": flooded if flood else None,
+            "normal_offered_per_s": sum(rates.values()),
+        }
+        for record in run_in_turns(systems, [tasks] * effort.repeats, effort):
+            goodputs = (record["models"][model]["goodput"] for model in normal)
+            yield {**head, "normal_goodput": math.fsum(goodputs), **record}

@@ -116,7 +116,7 @@ def own_systems(
 
 
 def static_variants(mix: Mix) -> dict[str, Variant]:
-    """The variant of every mode that is predicted to have the most capacity."""
+    """The variant of every mode that was measured to have the most capacity."""
 
     def best(mode: str, batched: bool) -> Variant | None:
         found = [

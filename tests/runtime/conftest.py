@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-import top_tvm
 from small_model import small_model
-from top_tvm.compiler import variants as variants_module
+from top_tvm.compiler.build_mix import build_mix
 
 SIZES = {"a": 12, "b": 16, "c": 20}
 
@@ -13,10 +12,8 @@ SIZES = {"a": 12, "b": 16, "c": 20}
 @pytest.fixture(scope="session")
 def mix():
     """No variant is dropped: they are all to be tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variants_module, "prune", lambda variants, **_: tuple(variants))
-        models = {name: small_model("n", size=size, seed=size) for name, size in SIZES.items()}
-        return top_tvm.build(models, batch_sizes=(1, 4), lanes=(1, 2), segments=(1, 2, 3))
+    models = {name: small_model("n", size=size, seed=size) for name, size in SIZES.items()}
+    return build_mix(models, batch_sizes=(1, 4), lanes=(1, 2), segments=(1, 2, 3), every=True)
 
 
 @pytest.fixture(scope="session")

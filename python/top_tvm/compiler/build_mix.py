@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from top_tvm.compiler import variants as planning
 from top_tvm.compiler.build import (
     Compilation,
     ModelOptions,
@@ -19,6 +18,7 @@ from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.profile import Progress, ignore_progress
 from top_tvm.compiler.segment_plans import MeasuredModel
 from top_tvm.compiler.sources import Model
+from top_tvm.compiler.variants import all_variants, plan_variants, prune
 from top_tvm.errors import PartitionError
 from top_tvm.mix import Mix, with_measured
 from top_tvm.mix_check import MAX_LANES, MAX_MODELS, MAX_SEGMENTS
@@ -40,6 +40,7 @@ def build_mix(  # noqa: PLR0913
     precision: str = "fp32",
     lanes: int | Sequence[int] | None = None,
     segments: int | Sequence[int] | None = None,
+    every: bool = False,
     progress: Progress | None = None,
 ) -> MixExecutable:
     """Compile several models and plan how their tasks are executed together.
@@ -58,6 +59,8 @@ def build_mix(  # noqa: PLR0913
         variants. By default 1, 2, 4 and so on up to the number of streams.
     segments : int or sequence of int, optional
         How many parts models are cut into: every number gives variants. By default 1, 2 and 3.
+    every : bool
+        Measure and keep all variants, also those that others beat: for comparisons.
 
     Raises
     ------
@@ -73,7 +76,8 @@ def build_mix(  # noqa: PLR0913
     report = progress or ignore_progress
     compilations = compile_models(options, streams=streams, precision=precision, progress=report)
     planned = {name: plan_model(c, partitioner, report) for name, c in compilations.items()}
-    variants = planning.plan_variants(
+    plan = all_variants if every else plan_variants
+    variants = plan(
         {name: _measured(compilations[name], planned[name]) for name in options},
         lanes=lane_counts,
         segments=segment_counts,
@@ -87,7 +91,9 @@ def build_mix(  # noqa: PLR0913
     }
     executable = MixExecutable(Mix(artifacts, variants))
     measured = with_measured(executable.mix, measure_variants(executable, report))
-    return MixExecutable(replace(measured, variants=planning.prune(measured.variants)))
+    if every:
+        return MixExecutable(measured)
+    return MixExecutable(replace(measured, variants=prune(measured.variants)))
 
 
 def _options(
