@@ -290,19 +290,34 @@ void LiveRuntime::recycle(const std::vector<LiveTask*>& tasks) {
 }
 
 // The stations of these instances are theirs alone until their segments are finished.
-void LiveRuntime::start(const std::vector<Instance*>& instances) {
-  if (instances.empty()) return;
+void LiveRuntime::start(std::vector<Instance*>& instances) {
   thread_local std::vector<Launch> launches;
   launches.clear();
-  for (Instance* instance : instances) {
-    prepare(instance);
-    Station& at = path(*instance).segments[instance->segment];
+  for (size_t i = 0; i < instances.size(); ++i) {
+    if (!prepare(instances[i])) {
+      fail(instances[i], "There is not enough memory for the outputs.", &instances);
+      continue;
+    }
+    Station& at = path(*instances[i]).segments[instances[i]->segment];
     launches.push_back({at.context.get(), &at.workers});
   }
-  pool_->start(launches);
+  if (!launches.empty()) pool_->start(launches);
 }
 
-void LiveRuntime::prepare(Instance* instance) {
+// An instance whose segment cannot be started.
+void LiveRuntime::fail(Instance* instance, const std::string& why, std::vector<Instance*>* starts) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Nanoseconds time = now();
+  for (Task* task : instance->tasks) {
+    if (task != nullptr) static_cast<LiveTask*>(task)->failure = why;
+  }
+  scheduler_.segment_finished(instance, true, time);
+  scheduler_.pump(time, starts);
+  collect_finished();
+}
+
+// False if there is no memory for the outputs.
+bool LiveRuntime::prepare(Instance* instance) {
   const int model = instance->model;
   const std::vector<BoundaryTensor>& model_inputs = models_[model].inputs;
   InstanceMemory& memory = instances_[model][instance->slot];
@@ -310,7 +325,11 @@ void LiveRuntime::prepare(Instance* instance) {
   char* between = memory.base + arena_bytes_[model];
   char* batch_inputs = between + between_bytes_[model];
   if (instance->segment == 0) {
-    memory.outputs = output_pools_[model][instance->batch]->take();
+    try {
+      memory.outputs = output_pools_[model][instance->batch]->take();
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
     for (size_t i = 0; tasks > 1 && i < model_inputs.size(); ++i) {
       char* rows = batch_inputs + offset_of(model_inputs, i, tasks);
       for (const Task* task : instance->tasks) {
@@ -341,6 +360,7 @@ void LiveRuntime::prepare(Instance* instance) {
   lane.segments[instance->segment].context->prepare(
       RunMemory{memory.base, inputs.data(), outputs.data()}, nullptr,
       [this, instance](ExecutionContext& context) { segment_finished(instance, context); });
+  return true;
 }
 
 // With mutex_ held, before the last segment is reported: the tasks get their parts.

@@ -135,8 +135,10 @@ class LiveRuntime {
   LanePath& path(const Instance& instance);
   LiveTask* take_slot(int model);
   void collect_finished();
-  void start(const std::vector<Instance*>& instances);
-  void prepare(Instance* instance);
+  // Starts the instances; what can start where one of them fails is appended, and started, too.
+  void start(std::vector<Instance*>& instances);
+  bool prepare(Instance* instance);
+  void fail(Instance* instance, const std::string& why, std::vector<Instance*>* starts);
   void bind_outputs(Instance* instance);
   void segment_finished(Instance* instance, const ExecutionContext& context);
 

@@ -407,6 +407,38 @@ void outputs_outlive_the_runtime() {
   CHECK(y[0] == 10.0f && y[kLength - 1] == 10.0f);
 }
 
+#if !defined(TOP_TVM_THREAD_SANITIZER) && !defined(__SANITIZE_ADDRESS__)
+// Sanitizers end the process where an allocation fails.
+void no_memory_for_outputs() {
+  VariantSet set{{"m"}, {{1}}, {}};
+  ModelVariant lone{1, {Lane{0, {{0}}}}, {10}, {10}};
+  set.variants.push_back({"serial", 1, false, 10, {lone}});
+  PlanBuilder build(1);
+  const int64_t huge = int64_t{1} << 50;
+  const int x = build.input("x", {1, kLength}), y = build.output("y", {1, huge});
+  build.call("gate", build.kernel("tvm", "wait_for_gate"), {x, y}, 0);
+  ServedModel model{
+      {std::make_shared<Executor>(build.plan, top::Constants{}, find_kernel, nullptr)},
+      {{"x", kLength * sizeof(float)}},
+      {{"y", static_cast<size_t>(huge) * sizeof(float)}}};
+  LiveRuntime runtime(set, {model}, 1, 8);
+  const std::vector<float> input(kLength);
+  std::vector<LiveTask*> tasks;
+  for (int i = 0; i < 5; ++i) {
+    Ticket ticket{0, 0};
+    CHECK(runtime.submit(0, {input.data()}, 0, top::kNever, nullptr, &ticket) ==
+          TaskState::kQueued);
+  }
+  while (tasks.size() < 5) runtime.wait_finished(&tasks, std::chrono::seconds(10));
+  for (const LiveTask* task : tasks) {
+    CHECK(task->state == TaskState::kFailed);
+    CHECK(task->failure == "There is not enough memory for the outputs.");
+  }
+  runtime.recycle(tasks);
+  CHECK(runtime.wait_idle(milliseconds(0)) && runtime.in_flight() == 0);
+}
+#endif
+
 void bad_plans() {
   Served served = serve(1);
   served.models[0].outputs.push_back({"w", 4});
@@ -433,6 +465,9 @@ int main(int argc, char** argv) {
   outputs_outlive_the_runtime();
   stuck_worker();
   close_under_load();
+#if !defined(TOP_TVM_THREAD_SANITIZER) && !defined(__SANITIZE_ADDRESS__)
+  no_memory_for_outputs();
+#endif
   soak(tasks / 4, false);
   soak(std::min<uint64_t>(tasks / 4, 20'000), true);
   top::WorkerPool::shut_down();
