@@ -1,7 +1,6 @@
 # make demo | test | fuzz | conformance | lint | bench-cpu | bench-partition | bench-serving |
-# picture | clean. Each
-# sets up .venv by itself; nothing is installed elsewhere, but for the Chromium that tests and
-# pictures of pages need: see the target browser.
+# picture | clean. Each sets up .venv by itself; nothing is installed elsewhere, but for the Chromium
+# that tests and pictures of pages need: see the target browser.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
 #
 #   make test PYTHON=python3.12            another interpreter, for a new .venv
