@@ -284,7 +284,11 @@ void LiveRuntime::recycle(const std::vector<LiveTask*>& tasks) {
     task->client = nullptr;
   }
   std::lock_guard<std::mutex> lock(mutex_);
-  for (LiveTask* task : tasks) free_slots_.push_back(task);
+  const Nanoseconds time = now();
+  for (LiveTask* task : tasks) {
+    scheduler_.delivered(*task, time);
+    free_slots_.push_back(task);
+  }
   undelivered_ -= tasks.size();
   if (undelivered_ == 0) idle_.notify_all();
 }

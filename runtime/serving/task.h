@@ -34,6 +34,7 @@ struct Task {
   Nanoseconds deadline_ns = kNever;
   Nanoseconds launched_ns = 0;
   Nanoseconds finished_ns = 0;
+  double predicted_us = 0;  // from launch to delivery
   TaskState state = TaskState::kQueued;
   bool cancel_requested = false;  // while running: takes effect when its segment ends
   // Links of the queue's list.

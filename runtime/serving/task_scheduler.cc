@@ -13,7 +13,9 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // A model may be ahead of its fair share by this many of the longest instances.
 constexpr double kFairnessSlack = 4;
-constexpr double kPaceWeight = 0.05;
+// What was observed is valid for this time, or that of so many of the longest instances.
+constexpr Nanoseconds kMemory = 3'000'000'000;
+constexpr double kMemoryInstances = 20;
 constexpr double kDeadlineWeight = 0.05;
 
 VariantSet validated(VariantSet set) {
@@ -21,12 +23,16 @@ VariantSet validated(VariantSet set) {
   return set;
 }
 
-double fairness_slack_us(const VariantSet& set) {
+double longest_us(const VariantSet& set) {
   double longest_us = 0;
   for (const ModelVariant& model : set.variants.front().models) {
     longest_us = std::max(longest_us, model.latency_us.back());
   }
-  return kFairnessSlack * longest_us;
+  return longest_us;
+}
+
+Nanoseconds memory_of(const VariantSet& set) {
+  return std::max(kMemory, static_cast<Nanoseconds>(1e3 * kMemoryInstances * longest_us(set)));
 }
 
 int places(const Variant& variant, int model) {
@@ -41,8 +47,10 @@ double microseconds(Nanoseconds duration) { return 1e-3 * static_cast<double>(du
 
 TaskScheduler::TaskScheduler(VariantSet set, size_t queue_size)
     : set_(validated(std::move(set))),
-      launcher_(static_cast<int>(set_.models.size()), fairness_slack_us(set_)),
-      fronts_(set_.models.size()) {
+      launcher_(static_cast<int>(set_.models.size()), kFairnessSlack * longest_us(set_)),
+      fronts_(set_.models.size()),
+      forecast_(static_cast<int>(set_.models.size()), static_cast<int>(set_.variants.size()),
+                memory_of(set_)) {
   for (size_t m = 0; m < set_.models.size(); ++m) {
     Model& model = models_.emplace_back(queue_size);
     int most = 0;
@@ -82,9 +90,14 @@ TaskState TaskScheduler::submit(Task* task, Nanoseconds now) {
     const double weight = model.mean_deadline_us == 0 ? 1 : kDeadlineWeight;
     model.mean_deadline_us += weight * (given_us - model.mean_deadline_us);
   }
-  if (task->deadline_ns != kNever && now + 1e3 * expected_us(*task) > task->deadline_ns) {
-    ++model.statistics.expired;
-    return task->state = TaskState::kExpired;
+  if (task->deadline_ns != kNever) {
+    const double expected_us =
+        forecast_.pace(current_, now) *
+        (wait_us(*task) + set_.variants[0].models[task->model].latency_us[0]);
+    if (now + 1e3 * (expected_us + forecast_.margin_us(task->model, now)) > task->deadline_ns) {
+      ++model.statistics.expired;
+      return task->state = TaskState::kExpired;
+    }
   }
   if (model.queue.size() == 0) launcher_.became_active(task->model);
   model.queue.push(task);
@@ -102,7 +115,7 @@ TaskState TaskScheduler::reject(int model, Nanoseconds now) {
 
 // Under a fair share, others delay a task by no more than what they have queued, and by no more
 // than what its own model gets in the meantime.
-double TaskScheduler::expected_us(const Task& task) const {
+double TaskScheduler::wait_us(const Task& task) const {
   const double own_us = work_per_task_us(task.model);
   const double ahead_us =
       own_us * static_cast<double>(models_[task.model].queue.ahead_of(task.priority) +
@@ -114,7 +127,19 @@ double TaskScheduler::expected_us(const Task& task) const {
     const auto tasks = static_cast<double>(model.queue.size() + model.tasks_in_flight);
     wait_us += std::min(tasks * work_per_task_us(static_cast<int>(other)), ahead_us + own_us);
   }
-  return pace_ * (wait_us + set_.variants[0].models[task.model].latency_us[0]);
+  return wait_us;
+}
+
+// Of an instance that is launched now: alone, or beside what is in flight, as then the device
+// finishes all of that while it executes the instance (Little's law).
+double TaskScheduler::predicted_us(int model, int variant, int batch, Nanoseconds now) const {
+  const ModelVariant& shape = set_.variants[variant].models[model];
+  double beside_us = shape.work_us[batch];
+  for (size_t other = 0; other < models_.size(); ++other) {
+    const double work_us = work_per_task_us(static_cast<int>(other));
+    beside_us += models_[other].tasks_in_flight * work_us;
+  }
+  return forecast_.pace(variant, now) * std::max(shape.latency_us[batch], beside_us);
 }
 
 // Device time per task at the current variant's best batch size.
@@ -226,8 +251,9 @@ void TaskScheduler::observe_pace(const Instance& instance, Nanoseconds now) {
   }
   if (backlog_since_ns_ != kNever && instance.variant == current_) {
     const double elapsed_us = microseconds(now - backlog_since_ns_);
-    const double predicted_us = shape(instance).work_us[instance.batch];
-    pace_ += kPaceWeight * (std::min(elapsed_us / predicted_us, 10.0) - pace_);
+    const auto tasks = static_cast<double>(instance.tasks.size());
+    const double predicted_us = tasks * work_per_task_us(instance.model);
+    forecast_.observe_pace(current_, elapsed_us / predicted_us, now);
   }
   backlog_since_ns_ = now;
 }
@@ -267,15 +293,22 @@ bool TaskScheduler::has_place(int model) const {
 void TaskScheduler::expire_fronts(Nanoseconds now) {
   for (size_t m = 0; m < models_.size(); ++m) {
     TaskQueue& queue = models_[m].queue;
-    const double least_us = pace_ * set_.variants[0].models[m].latency_us[0];
     while (Task* task = queue.front()) {
-      if (task->deadline_ns == kNever || now + 1e3 * least_us <= task->deadline_ns) break;
+      if (task->deadline_ns == kNever) break;
+      const int model = static_cast<int>(m);
+      const int variant = next_variant();
+      const double expected_us = predicted_us(model, variant, choose_batch(model, variant), now) +
+                                 forecast_.margin_us(model, now);
+      if (now + 1e3 * expected_us <= task->deadline_ns) break;
       queue.remove(task);
       --queued_;
       finish(task, TaskState::kExpired, now);
     }
   }
 }
+
+// A task that is alone gets the plan of least latency.
+int TaskScheduler::next_variant() const { return in_flight_ == 0 && queued_ == 1 ? 0 : current_; }
 
 bool TaskScheduler::launch(Nanoseconds now, std::vector<Instance*>* starts) {
   const bool idle = in_flight_ == 0;
@@ -291,10 +324,11 @@ bool TaskScheduler::launch(Nanoseconds now, std::vector<Instance*>* starts) {
   Model& model = models_[chosen];
   Instance* instance = model.free.back();
   model.free.pop_back();
-  instance->variant = idle && queued_ == 1 ? 0 : current_;
+  instance->variant = next_variant();
   instance->batch = choose_batch(chosen, instance->variant);
   instance->segment = 0;
   instance->number = launches_++;
+  const double time_us = predicted_us(chosen, instance->variant, instance->batch, now);
   const int size = set_.batch_sizes[chosen][instance->batch];
   while (static_cast<int>(instance->tasks.size()) < size) {
     Task* task = model.queue.front();
@@ -303,6 +337,7 @@ bool TaskScheduler::launch(Nanoseconds now, std::vector<Instance*>* starts) {
     --queued_;
     task->state = TaskState::kRunning;
     task->launched_ns = now;
+    task->predicted_us = time_us;
     instance->tasks.push_back(task);
   }
   const int tasks = static_cast<int>(instance->tasks.size());
@@ -337,6 +372,12 @@ void TaskScheduler::take_finished(std::vector<Task*>* tasks) {
   finished_.clear();
 }
 
+void TaskScheduler::delivered(const Task& task, Nanoseconds now) {
+  if (task.state != TaskState::kCompleted) return;
+  forecast_.observe_error(task.model, microseconds(now - task.launched_ns) - task.predicted_us,
+                          now);
+}
+
 void TaskScheduler::apply(const Decision& decision, Nanoseconds now) {
   if (decision.variant < 0 || decision.variant >= static_cast<int>(set_.variants.size())) {
     throw std::invalid_argument("There is no variant " + std::to_string(decision.variant) + ".");
@@ -365,7 +406,9 @@ Snapshot TaskScheduler::snapshot(Nanoseconds now) const {
   snapshot.now_ns = now;
   snapshot.variant = current_;
   snapshot.since_switch_us = microseconds(now - switched_ns_);
-  snapshot.pace = pace_;
+  for (size_t v = 0; v < set_.variants.size(); ++v) {
+    snapshot.pace.push_back(forecast_.pace(static_cast<int>(v), now));
+  }
   for (size_t m = 0; m < models_.size(); ++m) {
     const Model& model = models_[m];
     ModelSnapshot& view = snapshot.models.emplace_back();

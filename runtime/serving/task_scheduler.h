@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "runtime/serving/forecast.h"
 #include "runtime/serving/launcher.h"
 #include "runtime/serving/statistics.h"
 #include "runtime/serving/task.h"
@@ -48,7 +49,8 @@ struct Snapshot {
   Nanoseconds now_ns = 0;
   int variant = 0;
   double since_switch_us = 0;
-  double pace = 1;  // device time per predicted device time, under a backlog
+  // Of every variant: device time per predicted device time, under a backlog.
+  std::vector<double> pace;
   std::vector<ModelSnapshot> models;
 };
 
@@ -88,6 +90,8 @@ class TaskScheduler {
   void pump(Nanoseconds now, std::vector<Instance*>* starts);
   // Appends the tasks that have become final since the last call.
   void take_finished(std::vector<Task*>* tasks);
+  // The client has been handed what became of such a task: predictions learn from it.
+  void delivered(const Task& task, Nanoseconds now);
   // Takes effect at the next pump(). Throws std::invalid_argument for what does not exist.
   void apply(const Decision& decision, Nanoseconds now);
   // Gives up all queued tasks.
@@ -116,7 +120,9 @@ class TaskScheduler {
 
   const ModelVariant& shape(const Instance& instance) const;
   double work_per_task_us(int model) const;
-  double expected_us(const Task& task) const;
+  double wait_us(const Task& task) const;
+  int next_variant() const;
+  double predicted_us(int model, int variant, int batch, Nanoseconds now) const;
   bool enter(Instance* instance, std::vector<Instance*>* starts);
   bool has_place(int model) const;
   void expire_fronts(Nanoseconds now);
@@ -141,7 +147,7 @@ class TaskScheduler {
   size_t queued_ = 0;
   int in_flight_ = 0;  // instances
   int executing_ = 0;  // instances that occupy a lane
-  double pace_ = 1;
+  Forecast forecast_;
   Nanoseconds backlog_since_ns_ = kNever;  // start of the interval that observe_pace() measures
 };
 

@@ -123,6 +123,7 @@ void VirtualRuntime::pump(bool device_is_awake) {
   finished_.clear();
   scheduler_.take_finished(&finished_);
   for (Task* ended : finished_) {
+    scheduler_.delivered(*ended, now());
     const auto& task = static_cast<const VirtualTask&>(*ended);
     records_.push_back({task.id, task.model, task.state, 1e-3 * task.submitted_ns,
                         1e-3 * task.launched_ns, 1e-3 * task.finished_ns, task.deadline_us});

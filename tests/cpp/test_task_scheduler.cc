@@ -182,6 +182,74 @@ void test_refusals() {
   CHECK(counts.expired == 2 && scheduler.in_flight() == 0);
 }
 
+// What was observed counts until it is old.
+void test_forecast() {
+  top::Forecast forecast(2, 2, 1000);
+  CHECK(forecast.pace(0, 5) == 1 && forecast.margin_us(0, 5) == 0);
+  for (int i = 0; i < 200; ++i) {
+    forecast.observe_pace(1, 3, 10);
+    forecast.observe_error(0, i % 2 == 0 ? 20 : 60, 10);
+    forecast.observe_error(1, -20, 10);
+  }
+  CHECK(std::abs(forecast.pace(1, 900) - 3) < 0.01 && forecast.pace(1, 20'000) < 1.01);
+  CHECK(forecast.pace(0, 900) == 1);
+  // 40 in the mean, and 20 more or less.
+  CHECK(std::abs(forecast.margin_us(0, 900) - 80) < 5 && forecast.margin_us(0, 20'000) < 1);
+  CHECK(forecast.margin_us(1, 900) == 0);
+  forecast.observe_pace(1, 1e9, 10);
+  CHECK(forecast.pace(1, 10) < 4);
+}
+
+// A device that was slow refuses tasks, but not for ever: refused tasks tell nothing about it.
+void test_recovery() {
+  TaskScheduler scheduler(variant_set(1), 8);
+  std::deque<Task> tasks;
+  Nanoseconds now = 0;
+  std::vector<Instance*> starts;
+  for (int i = 0; i < 200; ++i, now += 500'000) {
+    if (!starts.empty()) scheduler.segment_finished(starts[0], false, now);
+    while (scheduler.queued() < 3) {
+      tasks.push_back(make_task(0));
+      scheduler.submit(&tasks.back(), now);
+    }
+    starts = pump(scheduler, now);
+  }
+  while (!starts.empty()) {
+    scheduler.segment_finished(starts[0], false, now);
+    starts = pump(scheduler, now);
+  }
+  CHECK(scheduler.snapshot(now).pace[0] > 4.5);
+  Task tight = make_task(0, 0, now + 300'000);
+  CHECK(scheduler.submit(&tight, now) == TaskState::kExpired);
+  now += 20'000'000'000;
+  Task same = make_task(0, 0, now + 300'000);
+  CHECK(scheduler.submit(&same, now) == TaskState::kQueued);
+  starts = pump(scheduler, now);
+  CHECK(starts.size() == 1 && starts[0]->tasks[0] == &same);
+  scheduler.segment_finished(starts[0], false, now);
+}
+
+// Tasks that are delivered later than predicted: the next ones are given up that much earlier.
+void test_margin() {
+  TaskScheduler scheduler(variant_set(1), 8);
+  std::deque<Task> tasks;
+  Nanoseconds now = 0;
+  const auto run_one = [&](Nanoseconds given) {
+    tasks.push_back(make_task(0, 0, now + given));
+    if (scheduler.submit(&tasks.back(), now) != TaskState::kQueued) return false;
+    std::vector<Instance*> starts = pump(scheduler, now);
+    if (starts.empty()) return false;
+    scheduler.segment_finished(starts[0], false, now + 100'000);
+    now += 150'000;
+    scheduler.delivered(tasks.back(), now);
+    return true;
+  };
+  CHECK(run_one(120'000));
+  for (int i = 0; i < 100; ++i) CHECK(run_one(1'000'000));
+  CHECK(!run_one(120'000));
+  CHECK(run_one(170'000));
+}
+
 // Earliest deadline first across models, priority before that, and nobody waits for ever.
 void test_turns() {
   TaskScheduler scheduler(variant_set(2), 8);
@@ -377,6 +445,9 @@ int main() {
   test_lone_task();
   test_batches();
   test_refusals();
+  test_forecast();
+  test_recovery();
+  test_margin();
   test_turns();
   test_fair_shares();
   test_dequeue_frequency();

@@ -25,7 +25,8 @@ VARIANTS = (
 
 def snapshot(rate, *, variant=0, queued=0, variation=1.0, since_us=1e6, pace=1.0):
     model = ModelSnapshot(queued, 0, 0.0, math.inf, rate, rate, variation, math.inf, math.inf, (0,))
-    return Snapshot(1e9, variant, since_us, pace, (model,))
+    paces = pace if isinstance(pace, tuple) else (pace,) * len(VARIANTS)
+    return Snapshot(1e9, variant, since_us, paces, (model,))
 
 
 def choose(*args, **options):
@@ -63,6 +64,11 @@ def test_a_slower_device_needs_more_capacity_earlier():
     rate = next(r for r in range(1000, 20_000, 100) if choose(r) != "serial")
     assert choose(rate - 200) == "serial"
     assert choose(rate - 200, pace=1.2) != "serial"
+
+
+def test_a_variant_that_does_not_keep_its_promise_is_left():
+    assert choose(13_000, variant=2) == "merged"
+    assert choose(13_000, variant=2, pace=(1.0, 1.0, 1.5)) == "free"
 
 
 def test_bursts_need_more_capacity_earlier():

@@ -338,7 +338,7 @@ class Runtime:
                 name: model.frequency
                 for name, model in zip(current.names, snapshot.models, strict=True)
             },
-            "pace": snapshot.pace,
+            "pace": snapshot.pace[snapshot.variant],
             "utilisation": current.utilisation(),
             "memory_bytes": sum(engine.native.memory_bytes for engine in engines),
             "uptime_s": time.monotonic() - self._started_s,

@@ -82,8 +82,9 @@ class Snapshot:
         Index of the current one.
     since_switch_us : float
         Since it became that.
-    pace : float
-        Device time per predicted device time, as observed under a backlog.
+    pace : tuple of float
+        Of every variant: device time per predicted device time, as observed under a backlog; 1
+        where that was not, or too long ago.
     models : tuple of ModelSnapshot
         In the order of the variants' numbers.
     """
@@ -91,7 +92,7 @@ class Snapshot:
     now_us: float
     variant: int
     since_switch_us: float
-    pace: float
+    pace: tuple[float, ...]
     models: tuple[ModelSnapshot, ...]
 
 
@@ -129,4 +130,4 @@ def snapshot_from(fields: dict[str, Any]) -> Snapshot:
         ModelSnapshot(**{**model, "occupancy": tuple(model["occupancy"])})
         for model in fields["models"]
     )
-    return Snapshot(**{**fields, "models": models})
+    return Snapshot(**{**fields, "pace": tuple(fields["pace"]), "models": models})

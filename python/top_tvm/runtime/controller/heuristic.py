@@ -1,7 +1,9 @@
 """The heuristic: the variant with the least expected response time for the present arrivals.
 
-Capacity and latency of every variant are known; the rates of arrival are estimated by the runtime.
-A variant that is loaded to a share ``rho`` of its capacity answers after about
+Capacity and latency of every variant are known; the rates of arrival are estimated by the runtime,
+and so is by how much a variant is slower than it should be, for which a disturbed device or batches
+that do not fill can be the reason. A variant that is loaded to a share ``rho`` of its capacity
+answers after about
 
     latency * (1 + rho / (1 - rho) * (1 + variation ** 2) / 2) + time of what is queued
 
@@ -62,7 +64,10 @@ def decide(
     rates = [max(m.short_rate_per_s, m.long_rate_per_s) for m in snapshot.models]
     if sum(rates) + sum(m.queued for m in snapshot.models) <= 0:
         return Decision(snapshot.variant, keep, "nothing to do")
-    estimates = [_estimate(variant, snapshot, rates) for variant in variants]
+    estimates = [
+        _estimate(variant, pace, snapshot, rates)
+        for variant, pace in zip(variants, snapshot.pace, strict=True)
+    ]
     present = estimates[snapshot.variant]
     if min(estimates[v].load for v in choice) > _OVERLOADED:
         best = min(choice, key=lambda v: estimates[v].load)
@@ -78,13 +83,15 @@ def decide(
     return Decision(best, keep, f"{reason}, load {estimates[best].load:.2f}")
 
 
-def _estimate(variant: VariantFeatures, snapshot: Snapshot, rates: list[float]) -> _Estimate:
+def _estimate(
+    variant: VariantFeatures, pace: float, snapshot: Snapshot, rates: list[float]
+) -> _Estimate:
     queued_us = sum(
         model.queued * work_us
         for model, work_us in zip(snapshot.models, variant.work_us, strict=True)
     )
     load = sum(1e-6 * rate * work_us for rate, work_us in zip(rates, variant.work_us, strict=True))
-    load *= snapshot.pace
+    load *= pace
     total = sum(rates) or 1.0
     latency_us = sum(
         rate / total * latency for rate, latency in zip(rates, variant.latency_us, strict=True)
@@ -93,7 +100,7 @@ def _estimate(variant: VariantFeatures, snapshot: Snapshot, rates: list[float]) 
         latency_us = min(variant.latency_us)
     bounded = min(load, _OVERLOADED)
     waiting = bounded / (1 - bounded) * (1 + _variation(snapshot.models, rates) ** 2) / 2
-    response_us = snapshot.pace * (latency_us * (1 + waiting) + queued_us)
+    response_us = pace * (latency_us * (1 + waiting) + queued_us)
     if load > _OVERLOADED:
         response_us += _ENDLESS_US * load  # queues grow: worse than any that is not
     return _Estimate(max(load, 1e-9), response_us)

@@ -1,0 +1,49 @@
+#include "runtime/serving/forecast.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace top {
+namespace {
+
+constexpr double kLeastWeight = 0.05;  // of a new observation; the first few have more
+constexpr double kDeviations = 2;
+constexpr double kSlowest = 10;  // what is beyond is a mishap
+
+}  // namespace
+
+double Forecast::Estimate::at(Nanoseconds now) const {
+  const Nanoseconds beyond = now - observed - memory;
+  if (beyond <= 0) return value;
+  return resting + (value - resting) * std::exp(-static_cast<double>(beyond) / memory);
+}
+
+void Forecast::Estimate::add(double observation, Nanoseconds now) {
+  if (now - observed > memory) observations = 0;
+  ++observations;
+  value = at(now);
+  value += std::max(kLeastWeight, 1.0 / (1 + observations)) * (observation - value);
+  observed = now;
+}
+
+Forecast::Forecast(int models, int variants, Nanoseconds memory)
+    : paces_(variants, {1, memory, 1, 0, 0}),
+      errors_(models, {{0, memory, 0, 0, 0}, {0, memory, 0, 0, 0}}) {}
+
+void Forecast::observe_pace(int variant, double ratio, Nanoseconds now) {
+  paces_[variant].add(std::min(ratio, kSlowest), now);
+}
+
+// As TCP predicts round-trip times (Jacobson, "Congestion avoidance and control", 1988).
+double Forecast::margin_us(int model, Nanoseconds now) const {
+  const Error& error = errors_[model];
+  return std::max(0.0, error.mean_us.at(now) + kDeviations * error.deviation_us.at(now));
+}
+
+void Forecast::observe_error(int model, double error_us, Nanoseconds now) {
+  Error& error = errors_[model];
+  error.deviation_us.add(std::abs(error_us - error.mean_us.at(now)), now);
+  error.mean_us.add(error_us, now);
+}
+
+}  // namespace top
