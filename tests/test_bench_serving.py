@@ -99,7 +99,7 @@ def test_overload_says_whether_the_backlog_is_bounded_and_shares_are_fair(run):
 def test_tables_have_everything(run):
     _, stdout = run
     for title in (
-        *("Throughput under a flood", "small+smaller, poisson, load 110%", "Goodput of auto"),
+        *("Throughput from full queues", "small+smaller, poisson, load 110%", "Goodput of auto"),
         *("small on large-gpu (simulated), 4 streams", "Merged against the best free-running"),
         *("small+smaller: a load of 110 %", "A normal model beside a flooded one"),
     ):

@@ -17,7 +17,13 @@ from top_tvm.compiler.partition import PartitionProblem, list_schedule, simulate
 from top_tvm.compiler.partition.merge import merge
 from top_tvm.compiler.profile import ignore_progress
 from top_tvm.compiler.segment_plans import MeasuredModel
-from top_tvm.compiler.variants import all_variants, lone_latency_us, plan_variants, prune
+from top_tvm.compiler.variants import (
+    all_variants,
+    lone_latency_us,
+    plan_variants,
+    prune,
+    worthwhile,
+)
 from top_tvm.cost import DeviceModel, OpCost
 from top_tvm.mix import memory_bytes
 
@@ -246,6 +252,20 @@ def test_few_variants_are_kept():
     variants = [scored(str(i), float(i), 100 + i, 5.0) for i in range(30)]
     kept = prune(variants)
     assert [v.id for v in kept] == ["0", *map(str, range(19, 30))]
+
+
+def test_a_little_more_capacity_is_not_worth_latency_and_memory():
+    found = [
+        scored("serial", 1.0, 100, 5.0),
+        scored("hardly", 1.02, 200, 6.0),
+        scored("clearly", 1.1, 200, 7.0),
+        scored("hardly more", 1.12, 300, 8.0),
+        scored("but faster", 1.12, 300, 6.5),
+    ]
+    kept = [variant.id for variant in worthwhile(found)]
+    assert kept == ["serial", "clearly", "but faster"]
+    free = [replace(scored(f"free {n}", 0.1 * n, 999, 9.0), mode="free") for n in (1, 2)]
+    assert [variant.id for variant in worthwhile([*found, *free])] == [*kept, "free 2"]
 
 
 def test_no_kept_variant_beats_another():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class Baseline:
     Attributes
     ----------
     capacity_per_s : dict of str to float
-        Tasks per second of every system, all models together, under more than it can do.
+        Tasks per second of every system, all models together, while its queues are full.
     best_per_s : float
         The most of any static system: all but ``auto``.
     lone_s : dict of str to float
@@ -68,21 +68,14 @@ def open_systems(built: BuiltMix, wanted: Sequence[str]) -> Iterator[list[System
 
 
 def measure_baseline(systems: Sequence[System], built: BuiltMix, effort: Effort) -> Baseline:
-    """Lone latencies, then throughput under an open loop that offers more than anybody can do."""
+    """Lone latencies, then throughput from full queues, which is what loads refer to."""
     models = list(built.mix.models)
     lone = in_turns(systems, lambda system, _: lone_latency_s(system, models, _LONE_RUNS), 1)
     lone_s = {model: min(one[0][model] for one in lone.values()) for model in models}
-    # Two cores can hardly do more than three times what a lone task makes of them.
-    rate = 3.0 / sum(lone_s.values())
-    flood = arrivals_of(
-        "poisson",
-        dict.fromkeys(models, rate),
-        effort.saturation_s,
-        dict.fromkeys(models, math.inf),
-        seed=0,
+    measured = in_turns(
+        systems, lambda system, _: saturated_throughput(system, models, effort.saturation_s), 3
     )
-    measured = in_turns(systems, lambda system, _: saturated_throughput(offer(system, flood)), 2)
-    capacity = {name: max(values) for name, values in measured.items()}
+    capacity = {name: statistics.median(values) for name, values in measured.items()}
     static = [value for name, value in capacity.items() if name != "auto"]
     return Baseline(capacity, max(static or capacity.values()), lone_s)
 

@@ -10,7 +10,7 @@ from cpu.case import MODELS, load_model
 from serving_support.systems import Inputs
 from top_tvm.compiler.build_mix import build_mix
 from top_tvm.compiler.profile import Progress
-from top_tvm.compiler.variants import prune
+from top_tvm.compiler.variants import worthwhile
 from top_tvm.mix import Mix
 from top_tvm.random_inputs import random_inputs
 from top_tvm.runtime.mix_executable import MixExecutable
@@ -82,7 +82,7 @@ def build(
         every=True,
         progress=progress,
     ).mix
-    kept = MixExecutable(replace(mix, variants=prune(mix.variants)))
+    kept = MixExecutable(replace(mix, variants=worthwhile(mix.variants)))
     contents = {Path(name).stem: model_content(name, 1) for name in names}
     inputs = {
         name: random_inputs(artifact.plans[min(artifact.plans)])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from serving_support.arrivals import Arrival
-from serving_support.systems import System
+from serving_support.systems import QUEUE_SIZE, System
 
 COMPLETED, REJECTED, EXPIRED, FAILED = "completed", "rejected", "expired", "failed"
 _PATIENCE_S = 60.0
@@ -126,18 +126,15 @@ def summary(outcome: Outcome, duration_s: float) -> dict[str, Any]:
     }
 
 
-def saturated_throughput(outcome: Outcome) -> float:
-    """Tasks per second between the first fifth and the last twentieth of the completions."""
-    completed = sorted(
-        at_s for at_s, end in zip(outcome.ended_s, outcome.ends, strict=True) if end == COMPLETED
-    )
-    first, last = len(completed) // 5, len(completed) - 1 - len(completed) // 20
-    if last <= first:
-        return len(completed) / max(completed, default=1.0)
-    # Batches complete together: count those after the first time, up to and at the last.
-    span_s = completed[last] - completed[first]
-    after = sum(completed[first] < at_s <= completed[last] for at_s in completed)
-    return after / span_s if span_s > 0 else len(completed) / completed[-1]
+def saturated_throughput(system: System, models: Sequence[str], least_s: float) -> float:
+    """Tasks per second, as many of each model, from full queues: bursts, one after the other."""
+    burst = [Arrival(0.0, model, math.inf) for _ in range(QUEUE_SIZE) for model in models]
+    tasks, total_s = 0, 0.0
+    while total_s < least_s:
+        outcome = offer(system, burst)
+        tasks += outcome.ends.count(COMPLETED)
+        total_s += max(outcome.ended_s)
+    return tasks / total_s
 
 
 def lone_latency_s(system: System, models: Sequence[str], runs: int) -> Mapping[str, float]:

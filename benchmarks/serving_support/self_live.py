@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from serving_support.arrivals import arrivals_of
 from serving_support.cells import Effort, Record, in_turns
 from serving_support.mixes import BuiltMix
-from serving_support.open_loop import lone_latency_s, offer, saturated_throughput
+from serving_support.open_loop import saturated_throughput
 from serving_support.systems import OwnRuntime
 from top_tvm.mix import Mix
 from top_tvm.runtime.mix_executable import MixExecutable
-
-# Offered, relative to what a lone task makes of the device; batches can do more than cores.
-_FLOOD = 6.0
 
 
 def measure_self(built: BuiltMix, effort: Effort) -> Iterator[Record]:
@@ -29,12 +24,10 @@ def measure_self(built: BuiltMix, effort: Effort) -> Iterator[Record]:
             OwnRuntime(variant.id, executable, built.inputs, controller=f"static:{variant.id}")
         )
     try:
-        lone_s = lone_latency_s(systems[0], [model], 5)[model]
-        flood = arrivals_of(
-            "poisson", {model: _FLOOD / lone_s}, effort.saturation_s, {model: math.inf}, seed=0
-        )
         found = in_turns(
-            systems, lambda system, _: saturated_throughput(offer(system, flood)), effort.repeats
+            systems,
+            lambda system, _: saturated_throughput(system, [model], effort.saturation_s),
+            effort.repeats,
         )
     finally:
         for system in systems:

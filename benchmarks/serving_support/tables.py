@@ -42,7 +42,7 @@ def baseline_table(records: Sequence[Record]) -> str:
         for name, per_s in record["capacity_per_s"].items():
             rows.append([record["mix"], lone, name, f"{per_s:.1f}", _of(per_s, record["best"])])
     headings = ["models", "lone latency, ms", "system", "tasks/s", "of the best static"]
-    return markdown("Throughput under a flood", headings, rows)
+    return markdown("Throughput from full queues", headings, rows)
 
 
 def cell_tables(records: Sequence[Record]) -> list[str]:

@@ -9,6 +9,10 @@ namespace {
 constexpr double kLeastWeight = 0.05;  // of a new observation; the first few have more
 constexpr double kDeviations = 2;
 constexpr double kSlowest = 10;  // what is beyond is a mishap
+// Estimates begin to fade after this time, and most is forgotten after three times that. Variants
+// are given another chance this often, which costs something; errors are those of the moment.
+constexpr Nanoseconds kPaceMemory = 30'000'000'000;
+constexpr Nanoseconds kErrorMemory = 3'000'000'000;
 
 }  // namespace
 
@@ -26,9 +30,9 @@ void Forecast::Estimate::add(double observation, Nanoseconds now) {
   observed = now;
 }
 
-Forecast::Forecast(int models, int variants, Nanoseconds memory)
-    : paces_(variants, {1, memory, 1, 0, 0}),
-      errors_(models, {{0, memory, 0, 0, 0}, {0, memory, 0, 0, 0}}) {}
+Forecast::Forecast(int models, int variants)
+    : paces_(variants, {1, kPaceMemory, 1, 0, 0}),
+      errors_(models, {{0, kErrorMemory, 0, 0, 0}, {0, kErrorMemory, 0, 0, 0}}) {}
 
 void Forecast::observe_pace(int variant, double ratio, Nanoseconds now) {
   paces_[variant].add(std::min(ratio, kSlowest), now);

@@ -7,13 +7,11 @@
 
 namespace top {
 
-// Estimates are exponentially weighted, and are forgotten when nothing is observed for some time:
-// else a device that was slow once would be thought too slow for any deadline, be given no tasks,
-// and never be observed again.
+// Estimates are exponentially weighted, and fade when nothing has been observed for some time: else
+// what was slow once would not be used, and never be observed, again.
 class Forecast {
  public:
-  // Nothing is forgotten before `memory` has passed, most of it after three times that.
-  Forecast(int models, int variants, Nanoseconds memory);
+  Forecast(int models, int variants);
 
   // Device time per predicted device time: of the device at the moment, and of the variant.
   double pace(int variant, Nanoseconds now) const { return paces_[variant].at(now); }

@@ -13,9 +13,6 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // A model may be ahead of its fair share by this many of the longest instances.
 constexpr double kFairnessSlack = 4;
-// What was observed is valid for this time, or that of so many of the longest instances.
-constexpr Nanoseconds kMemory = 3'000'000'000;
-constexpr double kMemoryInstances = 20;
 constexpr double kDeadlineWeight = 0.05;
 
 VariantSet validated(VariantSet set) {
@@ -29,10 +26,6 @@ double longest_us(const VariantSet& set) {
     longest_us = std::max(longest_us, model.latency_us.back());
   }
   return longest_us;
-}
-
-Nanoseconds memory_of(const VariantSet& set) {
-  return std::max(kMemory, static_cast<Nanoseconds>(1e3 * kMemoryInstances * longest_us(set)));
 }
 
 int places(const Variant& variant, int model) {
@@ -49,8 +42,7 @@ TaskScheduler::TaskScheduler(VariantSet set, size_t queue_size)
     : set_(validated(std::move(set))),
       launcher_(static_cast<int>(set_.models.size()), kFairnessSlack * longest_us(set_)),
       fronts_(set_.models.size()),
-      forecast_(static_cast<int>(set_.models.size()), static_cast<int>(set_.variants.size()),
-                memory_of(set_)) {
+      forecast_(static_cast<int>(set_.models.size()), static_cast<int>(set_.variants.size())) {
   for (size_t m = 0; m < set_.models.size(); ++m) {
     Model& model = models_.emplace_back(queue_size);
     int most = 0;
@@ -90,14 +82,9 @@ TaskState TaskScheduler::submit(Task* task, Nanoseconds now) {
     const double weight = model.mean_deadline_us == 0 ? 1 : kDeadlineWeight;
     model.mean_deadline_us += weight * (given_us - model.mean_deadline_us);
   }
-  if (task->deadline_ns != kNever) {
-    const double expected_us =
-        forecast_.pace(current_, now) *
-        (wait_us(*task) + set_.variants[0].models[task->model].latency_us[0]);
-    if (now + 1e3 * (expected_us + forecast_.margin_us(task->model, now)) > task->deadline_ns) {
-      ++model.statistics.expired;
-      return task->state = TaskState::kExpired;
-    }
+  if (task->deadline_ns != kNever && now + 1e3 * expected_us(*task, now) > task->deadline_ns) {
+    ++model.statistics.expired;
+    return task->state = TaskState::kExpired;
   }
   if (model.queue.size() == 0) launcher_.became_active(task->model);
   model.queue.push(task);
@@ -111,6 +98,14 @@ TaskState TaskScheduler::reject(int model, Nanoseconds now) {
   ++statistics.rejected;
   statistics.arrivals.add(now);
   return TaskState::kRejected;
+}
+
+// If nothing else is to be done there is nothing to be lost, and speed to be learned.
+double TaskScheduler::expected_us(const Task& task, Nanoseconds now) const {
+  const double alone_us = set_.variants[0].models[task.model].latency_us[0];
+  if (queued_ == 0 && in_flight_ == 0) return alone_us;
+  return forecast_.pace(current_, now) * (wait_us(task) + alone_us) +
+         forecast_.margin_us(task.model, now);
 }
 
 // Under a fair share, others delay a task by no more than what they have queued, and by no more
@@ -134,6 +129,7 @@ double TaskScheduler::wait_us(const Task& task) const {
 // finishes all of that while it executes the instance (Little's law).
 double TaskScheduler::predicted_us(int model, int variant, int batch, Nanoseconds now) const {
   const ModelVariant& shape = set_.variants[variant].models[model];
+  if (alone()) return shape.latency_us[batch];
   double beside_us = shape.work_us[batch];
   for (size_t other = 0; other < models_.size(); ++other) {
     const double work_us = work_per_task_us(static_cast<int>(other));
@@ -243,13 +239,20 @@ void TaskScheduler::finish(Task* task, TaskState state, Nanoseconds now) {
   finished_.push_back(task);
 }
 
-// While there is always something to launch, the device is as fast as tasks are finished.
+// While there is always something to launch, the device is as fast as tasks are finished. A task
+// that was alone tells less, as it begins with waking the device; but if it was fast, so is that.
 void TaskScheduler::observe_pace(const Instance& instance, Nanoseconds now) {
+  if (instance.variant != current_) return;
   if (queued_ == 0) {
     backlog_since_ns_ = kNever;
+    const Task* task = instance.tasks[0];
+    if (task == nullptr || in_flight_ > 1 || instance.number + 1 != launches_) return;
+    const double alone_us = microseconds(now - task->launched_ns);
+    const double ratio = alone_us / shape(instance).latency_us[instance.batch];
+    if (ratio < forecast_.pace(current_, now)) forecast_.observe_pace(current_, ratio, now);
     return;
   }
-  if (backlog_since_ns_ != kNever && instance.variant == current_) {
+  if (backlog_since_ns_ != kNever) {
     const double elapsed_us = microseconds(now - backlog_since_ns_);
     const auto tasks = static_cast<double>(instance.tasks.size());
     const double predicted_us = tasks * work_per_task_us(instance.model);
@@ -297,8 +300,8 @@ void TaskScheduler::expire_fronts(Nanoseconds now) {
       if (task->deadline_ns == kNever) break;
       const int model = static_cast<int>(m);
       const int variant = next_variant();
-      const double expected_us = predicted_us(model, variant, choose_batch(model, variant), now) +
-                                 forecast_.margin_us(model, now);
+      double expected_us = predicted_us(model, variant, choose_batch(model, variant), now);
+      if (!alone()) expected_us += forecast_.margin_us(model, now);
       if (now + 1e3 * expected_us <= task->deadline_ns) break;
       queue.remove(task);
       --queued_;
@@ -308,7 +311,8 @@ void TaskScheduler::expire_fronts(Nanoseconds now) {
 }
 
 // A task that is alone gets the plan of least latency.
-int TaskScheduler::next_variant() const { return in_flight_ == 0 && queued_ == 1 ? 0 : current_; }
+bool TaskScheduler::alone() const { return in_flight_ == 0 && queued_ == 1; }
+int TaskScheduler::next_variant() const { return alone() ? 0 : current_; }
 
 bool TaskScheduler::launch(Nanoseconds now, std::vector<Instance*>* starts) {
   const bool idle = in_flight_ == 0;

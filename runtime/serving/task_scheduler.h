@@ -120,7 +120,9 @@ class TaskScheduler {
 
   const ModelVariant& shape(const Instance& instance) const;
   double work_per_task_us(int model) const;
+  double expected_us(const Task& task, Nanoseconds now) const;
   double wait_us(const Task& task) const;
+  bool alone() const;
   int next_variant() const;
   double predicted_us(int model, int variant, int batch, Nanoseconds now) const;
   bool enter(Instance* instance, std::vector<Instance*>* starts);

@@ -18,7 +18,7 @@ from top_tvm.compiler.measure_roofline import measure_roofline
 from top_tvm.compiler.profile import Progress, ignore_progress
 from top_tvm.compiler.segment_plans import MeasuredModel
 from top_tvm.compiler.sources import Model
-from top_tvm.compiler.variants import all_variants, plan_variants, prune
+from top_tvm.compiler.variants import all_variants, plan_variants, worthwhile
 from top_tvm.errors import PartitionError
 from top_tvm.mix import Mix, with_measured
 from top_tvm.mix_check import MAX_LANES, MAX_MODELS, MAX_SEGMENTS
@@ -93,7 +93,7 @@ def build_mix(  # noqa: PLR0913
     measured = with_measured(executable.mix, measure_variants(executable, report))
     if every:
         return MixExecutable(measured)
-    return MixExecutable(replace(measured, variants=prune(measured.variants)))
+    return MixExecutable(replace(measured, variants=worthwhile(measured.variants)))
 
 
 def _options(

@@ -36,6 +36,7 @@ from top_tvm.plan import Plan
 MOST_VARIANTS = 12
 _LOG = logging.getLogger(__name__)
 _PREDICTION_MARGIN = 0.15
+_MEASUREMENT_MARGIN = 0.03
 # A model without ops takes no time by the simulator.
 _LEAST_US = 1e-3
 # What is tried for graphs of several tasks; the exact search takes too long for them.
@@ -135,6 +136,34 @@ def prune(
     best = sorted(kept[1:], key=lambda variant: -variant.capacity_per_s)[: most - 1]
     chosen = {variant.id for variant in best}
     return (kept[0], *(variant for variant in kept[1:] if variant.id in chosen))
+
+
+def worthwhile(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Of measured variants, those worth switching to.
+
+    As :func:`prune` says, and more in capacity than any before it that has as little latency and
+    memory, by more than measurements err. The best free one is always kept: it is the one whose
+    streams need nothing of each other, should synchronising them become slow.
+    """
+    kept: list[Variant] = []
+    for variant in prune(variants):
+        similar = [other for other in kept if _hardly_worse(other, variant)]
+        if similar:
+            _LOG.info("variant %s: %s is hardly worse", variant.id, similar[0].id)
+        else:
+            kept.append(variant)
+    free = [variant for variant in variants if variant.mode == "free"]
+    best = max(free, key=lambda variant: variant.capacity_per_s, default=None)
+    ids = {variant.id for variant in kept} | ({best.id} if best else set())
+    return tuple(variant for variant in variants if variant.id in ids)
+
+
+def _hardly_worse(other: Variant, variant: Variant) -> bool:
+    return (
+        other.capacity_per_s * (1 + _MEASUREMENT_MARGIN) >= variant.capacity_per_s
+        and lone_latency_us(other) <= lone_latency_us(variant)
+        and other.memory_bytes <= variant.memory_bytes
+    )
 
 
 def lone_latency_us(variant: Variant) -> float:

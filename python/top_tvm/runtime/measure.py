@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import threading
 import time
@@ -60,6 +61,10 @@ def measure_variants(
     keep = Decision(0, unlimited(len(mix.models)))
     engine = Engine(native, mix, features_of(mix, table), lambda *_: keep)
     engine.start()
+    work_us = {
+        name: model.latency_us[0]
+        for name, model in zip(mix.models, table.variants[0].models, strict=True)
+    }
     capacities: list[list[float]] = [[] for _ in mix.variants]
     total = _ROUNDS * len(mix.variants)
     try:
@@ -68,7 +73,8 @@ def measure_variants(
                 progress("measure variants", round_ * len(mix.variants) + number, total)
                 engine.apply(Decision(number, unlimited(len(mix.models))))
                 seconds = max(_SECONDS, 1e-6 * _PERIODS * variant.period_us)
-                capacities[number].append(_capacity(engine, inputs, outstanding[number], seconds))
+                per_s = _capacity(engine, inputs, work_us, outstanding[number], seconds)
+                capacities[number].append(per_s)
     finally:
         engine.close(_PATIENCE_S, cancel_queued=True)
     progress("measure variants", total, total)
@@ -82,17 +88,26 @@ def measure_variants(
 
 
 def _capacity(
-    engine: Engine, inputs: Mapping[str, Mapping[str, Any]], outstanding: int, seconds: float
+    engine: Engine,
+    inputs: Mapping[str, Mapping[str, Any]],
+    work_us: Mapping[str, float],
+    outstanding: int,
+    seconds: float,
 ) -> float:
-    """Tasks per second while so many, of all models in turn, are kept submitted."""
+    """Tasks per second, as many of each model, while so many are kept submitted.
+
+    Their models are drawn at random, as what is queued in service is a fair mix in the mean only.
+    So tasks count by their work, the time that they take alone.
+    """
+    drawn = random.Random(0)
     may_submit = threading.Semaphore(outstanding)
-    ended_s: dict[str, list[float]] = {name: [] for name in inputs}
+    ended: list[tuple[float, float]] = []  # time and work
     errors: list[BaseException] = []
 
-    def ended(name: str, future: Future[Any]) -> None:
+    def end(work: float, future: Future[Any]) -> None:
         if error := future.exception():
             errors.append(error)
-        ended_s[name].append(time.perf_counter())
+        ended.append((time.perf_counter(), work))
         may_submit.release()
 
     names = list(inputs)
@@ -101,29 +116,23 @@ def _capacity(
     while not errors and (submitted < 2 * outstanding or time.perf_counter() - begin_s < seconds):
         if not may_submit.acquire(timeout=_PATIENCE_S):
             raise TopTVMError("a task that is measured does not end")
-        name = names[submitted % len(names)]
+        name = drawn.choice(names)
         future = engine.submit(name, inputs[name], None, 0)
-        future.add_done_callback(partial(ended, name))
+        future.add_done_callback(partial(end, work_us[name]))
         submitted += 1
     stop_s = time.perf_counter()
     for _ in range(outstanding):
         may_submit.acquire(timeout=_PATIENCE_S)
     if errors:
         raise errors[0]
-    return sum(_rate(of_model, begin_s, stop_s) for of_model in ended_s.values())
-
-
-def _rate(ended_s: list[float], begin_s: float, stop_s: float) -> float:
-    """Tasks of one model per second while there was a backlog, apart from the beginning.
-
-    From one end to another: models and batches take turns, and a part of one would count as all.
-    """
     warm_s = begin_s + _WARMUP * (stop_s - begin_s)
-    counted = [at_s for at_s in ended_s if warm_s <= at_s <= stop_s]
-    if counted and counted[-1] - counted[0] > _SAME_BATCH_S:
-        after_first = sum(at_s > counted[0] + _SAME_BATCH_S for at_s in counted)
-        return after_first / (counted[-1] - counted[0])
-    return len(ended_s) / (ended_s[-1] - begin_s)
+    # From one end to another: what was done in between. The tasks of a batch end together.
+    counted = [one for one in ended if warm_s <= one[0] <= stop_s] or ended
+    first_s, last_s = counted[0][0], counted[-1][0]
+    if last_s - first_s < 2 * _SAME_BATCH_S:
+        counted, first_s, last_s = ended, begin_s - _SAME_BATCH_S, ended[-1][0]
+    work = sum(work for at_s, work in counted if at_s > first_s + _SAME_BATCH_S)
+    return work / sum(work_us.values()) * len(names) / (last_s - first_s)
 
 
 def _places(variant: Variant, sizes: list[list[int]]) -> int:
