@@ -6,27 +6,32 @@
 namespace top {
 namespace {
 
-constexpr double kLeastWeight = 0.05;  // of a new observation; the first few have more
+// Of a new observation, in the long run. What is assumed at first counts as a few observations.
+constexpr double kLeastWeight = 0.05;
+constexpr double kAssumed = 4;
+constexpr int kMany = 20;  // observations
 constexpr double kDeviations = 2;
 constexpr double kSlowest = 10;  // what is beyond is a mishap
-// Estimates begin to fade after this time, and most is forgotten after three times that. Variants
-// are given another chance this often, which costs something; errors are those of the moment.
+// Estimates of many observations begin to fade after this time, and most is forgotten after three
+// times that; what a few have told, sooner. Variants are given another chance this often, which
+// costs something; errors are those of the moment.
 constexpr Nanoseconds kPaceMemory = 30'000'000'000;
 constexpr Nanoseconds kErrorMemory = 3'000'000'000;
 
 }  // namespace
 
 double Forecast::Estimate::at(Nanoseconds now) const {
-  const Nanoseconds beyond = now - observed - memory;
+  const double lasts = static_cast<double>(memory) * std::min(observations, kMany) / kMany;
+  const double beyond = static_cast<double>(now - observed) - lasts;
   if (beyond <= 0) return value;
-  return resting + (value - resting) * std::exp(-static_cast<double>(beyond) / memory);
+  return resting + (value - resting) * std::exp(-beyond / lasts);
 }
 
 void Forecast::Estimate::add(double observation, Nanoseconds now) {
   if (now - observed > memory) observations = 0;
+  value = observations == 0 ? resting : at(now);
   ++observations;
-  value = at(now);
-  value += std::max(kLeastWeight, 1.0 / (1 + observations)) * (observation - value);
+  value += std::max(kLeastWeight, 1 / (kAssumed + observations)) * (observation - value);
   observed = now;
 }
 

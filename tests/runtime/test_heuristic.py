@@ -17,14 +17,18 @@ from top_tvm.runtime.controller.named import controller_named
 
 # Low latency and capacity; more of both; the most capacity and twice the latency.
 VARIANTS = (
-    VariantFeatures("serial", 100.0, (100.0,), (100.0,)),
-    VariantFeatures("free", 160.0, (150.0,), (80.0,)),
-    VariantFeatures("merged", 400.0, (300.0,), (60.0,)),
+    VariantFeatures("serial", 100.0, (100.0,), (100.0,), 0, (100.0,)),
+    VariantFeatures("free", 160.0, (150.0,), (80.0,), 0, (150.0,)),
+    VariantFeatures("merged", 400.0, (300.0,), (60.0,), 0, (300.0,)),
 )
 
 
-def snapshot(rate, *, variant=0, queued=0, variation=1.0, since_us=1e6, pace=1.0):
-    model = ModelSnapshot(queued, 0, 0.0, math.inf, rate, rate, variation, math.inf, math.inf, (0,))
+def snapshot(
+    rate, *, variant=0, queued=0, variation=1.0, since_us=1e6, pace=1.0, deadline_us=math.inf
+):
+    model = ModelSnapshot(
+        queued, 0, 0.0, math.inf, rate, rate, variation, math.inf, deadline_us, (0,)
+    )
     paces = pace if isinstance(pace, tuple) else (pace,) * len(VARIANTS)
     return Snapshot(1e9, variant, since_us, paces, (model,))
 
@@ -69,6 +73,11 @@ def test_a_slower_device_needs_more_capacity_earlier():
 def test_a_variant_that_does_not_keep_its_promise_is_left():
     assert choose(13_000, variant=2) == "merged"
     assert choose(13_000, variant=2, pace=(1.0, 1.0, 1.5)) == "free"
+
+
+def test_latency_counts_under_overload_where_deadlines_are_tight():
+    assert choose(20_000, deadline_us=10_000) == "merged"
+    assert choose(20_000, deadline_us=110) == "free"
 
 
 def test_bursts_need_more_capacity_earlier():

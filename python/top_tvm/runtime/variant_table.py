@@ -170,14 +170,19 @@ def features_of(mix: Mix, table: VariantTable) -> tuple[VariantFeatures, ...]:
     """What a controller sees of the variants."""
     features = []
     for variant, numbers in zip(mix.variants, table.variants, strict=True):
-        work_us = tuple(
-            min(work / size for work, size in zip(model.work_us, tasks, strict=False))
-            for model, tasks in zip(numbers.models, table.tasks, strict=True)
-        )
-        latency_us = tuple(model.latency_us[0] for model in numbers.models)
+        work_us, instance_us = [], []
+        for model, tasks in zip(numbers.models, table.tasks, strict=True):
+            per_task_us = [work / size for work, size in zip(model.work_us, tasks, strict=False)]
+            work_us.append(min(per_task_us))
+            instance_us.append(model.latency_us[per_task_us.index(work_us[-1])])
         features.append(
             VariantFeatures(
-                variant.id, numbers.period_us, latency_us, work_us, variant.memory_bytes
+                id=variant.id,
+                period_us=numbers.period_us,
+                latency_us=tuple(model.latency_us[0] for model in numbers.models),
+                work_us=tuple(work_us),
+                memory_bytes=variant.memory_bytes,
+                instance_us=tuple(instance_us),
             )
         )
     return tuple(features)

@@ -25,13 +25,16 @@ class VariantFeatures:
         one model is ``1e6 / work_us`` tasks per second.
     memory_bytes : int
         Of the instances in flight.
+    instance_us : tuple of float
+        Per model: as ``latency_us``, of a batch of the best size.
     """
 
     id: str
     period_us: float
     latency_us: tuple[float, ...]
     work_us: tuple[float, ...]
-    memory_bytes: int = 0
+    memory_bytes: int
+    instance_us: tuple[float, ...]
 
 
 @dataclass(frozen=True)

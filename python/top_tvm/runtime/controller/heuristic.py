@@ -7,8 +7,8 @@ answers after about
 
     latency * (1 + rho / (1 - rho) * (1 + variation ** 2) / 2) + time of what is queued
 
-(Kingman's approximation with regular service). Where every variant is overloaded, capacity is all
-that counts.
+(Kingman's approximation with regular service). Where every variant is overloaded, what counts is
+capacity, less what is lost to deadlines while tasks wait for the rest of longer ones.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _ENDLESS_US = 1e9
 @dataclass(frozen=True)
 class _Estimate:
     load: float  # share of the capacity
+    overload: float  # the same, of what deadlines leave of it
     response_us: float
 
 
@@ -70,8 +71,8 @@ def decide(
     ]
     present = estimates[snapshot.variant]
     if min(estimates[v].load for v in choice) > _OVERLOADED:
-        best = min(choice, key=lambda v: estimates[v].load)
-        gain = estimates[best].load / present.load
+        best = min(choice, key=lambda v: estimates[v].overload)
+        gain = estimates[best].overload / present.overload
         reason, worth = "overloaded: most capacity", _WORTH_CAPACITY
     else:
         best = min(choice, key=lambda v: estimates[v].response_us)
@@ -103,7 +104,10 @@ def _estimate(
     response_us = pace * (latency_us * (1 + waiting) + queued_us)
     if load > _OVERLOADED:
         response_us += _ENDLESS_US * load  # queues grow: worse than any that is not
-    return _Estimate(max(load, 1e-9), response_us)
+    load = max(load, 1e-9)
+    shortest_us = min(model.mean_deadline_us for model in snapshot.models)
+    lost = 0.5 * max(variant.instance_us) / shortest_us  # in the mean half of it is still to come
+    return _Estimate(load, load * (1 + lost), response_us)
 
 
 def _variation(models: tuple[ModelSnapshot, ...], rates: list[float]) -> float:
