@@ -62,7 +62,7 @@ def test_every_variant_of_two_small_models(streams):
         segments=(1, 2, 3),
         every=True,
     ).mix
-    ids = [variant.id for variant in mix.variants]
+    ids = [variant.id for variant in mix.variants if "-nogang" not in variant.id]
     free = {1: [], 2: ["free-2x1"], 4: ["free-2x2", "free-4x1"]}[streams]
     merged = ["merged-f1k2", "merged-f1k3", "merged-f2k1", "merged-f2k2", "merged-f2k3"]
     smallest = ["serial", *free, *merged]

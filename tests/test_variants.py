@@ -248,6 +248,28 @@ def test_what_another_beats_in_every_respect_is_dropped():
     assert [v.id for v in prune(variants, most=2)] == ["serial", "more"]
 
 
+def test_merged_variants_that_use_all_streams_have_a_twin_that_does_not():
+    device = DeviceModel(2, run_us=2.0)
+    found = variants_of({"a": measured(chain(6), device, (1, 4), us=10.0, gang_us=4.0)})
+    gangs = {
+        id_: {
+            call.threads
+            for lane in variant.models["a"].lanes
+            for plans in lane.plans.values()
+            for plan in plans
+            for call in plan.calls
+        }
+        for id_, variant in found.items()
+    }
+    twins = [id_ for id_ in found if "-nogang" in id_]
+    assert {"merged-f2k1-nogang", "merged-f1k2-nogang-b4"} <= set(twins)
+    for id_ in twins:
+        assert 2 in gangs[id_.replace("-nogang", "")]
+        assert gangs[id_] == {1}
+    alone = variants_of({"a": measured(chain(6), device, (1, 4))})
+    assert not any("-nogang" in id_ for id_ in alone)
+
+
 def test_few_variants_are_kept():
     variants = [scored(str(i), float(i), 100 + i, 5.0) for i in range(30)]
     kept = prune(variants)

@@ -234,6 +234,16 @@ std::vector<ModelStatistics> LiveRuntime::statistics() {
   return statistics;
 }
 
+void LiveRuntime::keep_segments(size_t count) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  scheduler_.log().keep(count);
+}
+
+std::vector<SegmentRun> LiveRuntime::segments() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return scheduler_.log().runs();
+}
+
 size_t LiveRuntime::in_flight() {
   std::lock_guard<std::mutex> lock(mutex_);
   return static_cast<size_t>(scheduler_.in_flight());

@@ -81,6 +81,9 @@ class LiveRuntime {
   void apply(const Decision& decision);
   Snapshot snapshot();
   std::vector<ModelStatistics> statistics();
+  // The latest `count` segments are kept from now on.
+  void keep_segments(size_t count);
+  std::vector<SegmentRun> segments();
   size_t in_flight();
   // Refuses tasks from now on; gives up those that wait if `cancel_queued`.
   void close(bool cancel_queued);

@@ -99,6 +99,16 @@ nb::dict snapshot_to_dict(const Snapshot& snapshot) {
   return fields;
 }
 
+nb::list segments_to_list(const std::vector<SegmentRun>& runs) {
+  nb::list list;
+  for (const SegmentRun& run : runs) {
+    list.append(nb::make_tuple(run.instance, run.variant, run.model, run.segment, run.lane,
+                               run.tasks, 1e-3 * static_cast<double>(run.begin_ns),
+                               1e-3 * static_cast<double>(run.end_ns)));
+  }
+  return list;
+}
+
 nb::dict histogram_to_dict(const Histogram& histogram) {
   nb::dict fields;
   fields["count"] = histogram.count();
@@ -256,6 +266,20 @@ class BoundRuntime {
     return snapshot_to_dict(snapshot);
   }
 
+  void keep_segments(size_t count) {
+    const Unlocked unlocked;
+    runtime_->keep_segments(count);
+  }
+
+  nb::list segments() {
+    std::vector<SegmentRun> runs;
+    {
+      const Unlocked unlocked;
+      runs = runtime_->segments();
+    }
+    return segments_to_list(runs);
+  }
+
   nb::list statistics() {
     nb::list list;
     for (const ModelStatistics& statistics : runtime_->statistics()) {
@@ -360,6 +384,8 @@ void bind_serving(nb::module_& m) {
       .def("apply", &BoundRuntime::apply, nb::arg("variant"), nb::arg("frequency"))
       .def("snapshot", &BoundRuntime::snapshot)
       .def("statistics", &BoundRuntime::statistics)
+      .def("keep_segments", &BoundRuntime::keep_segments, nb::arg("count"))
+      .def("segments", &BoundRuntime::segments)
       .def("stuck_workers", &BoundRuntime::stuck_workers, nb::arg("longer_than_s"))
       .def("measure_capacity", &BoundRuntime::measure_capacity, nb::arg("inputs"),
            nb::arg("outstanding"), nb::arg("seconds"))
@@ -389,6 +415,13 @@ void bind_serving(nb::module_& m) {
           nb::arg("variants"), nb::arg("plans"), nb::arg("streams"), nb::arg("overheads"),
           nb::arg("queue_size"))
       .def(
+          "__init__",
+          [](VirtualRuntime* self, const SetFields& variants, double wake_us, size_t queue_size) {
+            new (self) VirtualRuntime(to_variants(variants), wake_us, queue_size);
+          },
+          nb::arg("variants"), nb::arg("wake_us"), nb::arg("queue_size"))
+      .def("set_speed", &VirtualRuntime::set_speed, nb::arg("speed"))
+      .def(
           "add_arrivals",
           [](VirtualRuntime& self,
              const std::vector<std::tuple<double, int, int, double>>& fields) {
@@ -399,7 +432,8 @@ void bind_serving(nb::module_& m) {
             self.add_arrivals(arrivals);
           },
           nb::arg("arrivals"), "Time, model, priority, and deadline after that, in microseconds.")
-      .def("run_until", &VirtualRuntime::run_until, nb::arg("time_us"), ReleaseGil())
+      .def("run_until", &VirtualRuntime::run_until, nb::arg("time_us"),
+           nb::arg("until_ended") = false, ReleaseGil())
       .def("drain", &VirtualRuntime::drain, ReleaseGil())
       .def("cancel", &VirtualRuntime::cancel, nb::arg("id"))
       .def(
@@ -415,6 +449,8 @@ void bind_serving(nb::module_& m) {
             return statistics_to_dict(self.scheduler().statistics(model));
           },
           nb::arg("model"))
+      .def("keep_segments", &VirtualRuntime::keep_segments, nb::arg("count"))
+      .def("segments", [](VirtualRuntime& self) { return segments_to_list(self.segments()); })
       .def("busy_us", &VirtualRuntime::busy_us, nb::arg("stream"))
       .def_prop_ro("now_us", &VirtualRuntime::now_us)
       .def_prop_ro("segments_started", &VirtualRuntime::segments_started)

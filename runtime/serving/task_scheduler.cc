@@ -169,6 +169,8 @@ const ModelVariant& TaskScheduler::shape(const Instance& instance) const {
 }
 
 void TaskScheduler::segment_finished(Instance* instance, bool failed, Nanoseconds now) {
+  log_.add({instance->number, instance->variant, instance->model, instance->segment, instance->lane,
+            static_cast<int>(instance->tasks.size()), instance->entered_ns, now});
   free_lanes_[instance->variant][instance->model][instance->segment].push_back(instance->lane);
   instance->lane = -1;
   --executing_;
@@ -264,7 +266,7 @@ void TaskScheduler::observe_pace(const Instance& instance, Nanoseconds now) {
 void TaskScheduler::pump(Nanoseconds now, std::vector<Instance*>* starts) {
   if (set_.variants[current_].barrier && executing_ > 0) return;
   for (size_t i = 0; i < waiting_.size();) {
-    if (enter(waiting_[i], starts)) {
+    if (enter(waiting_[i], now, starts)) {
       waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
     } else {
       ++i;
@@ -276,11 +278,12 @@ void TaskScheduler::pump(Nanoseconds now, std::vector<Instance*>* starts) {
 
 // Takes the lane that has been free for the longest time: lanes have their ops on different
 // streams, so using them in turn loads the streams evenly.
-bool TaskScheduler::enter(Instance* instance, std::vector<Instance*>* starts) {
+bool TaskScheduler::enter(Instance* instance, Nanoseconds now, std::vector<Instance*>* starts) {
   std::vector<int>& free = free_lanes_[instance->variant][instance->model][instance->segment];
   if (free.empty()) return false;
   instance->lane = free.front();
   free.erase(free.begin());
+  instance->entered_ns = now;
   ++executing_;
   starts->push_back(instance);
   return true;
@@ -350,7 +353,7 @@ bool TaskScheduler::launch(Nanoseconds now, std::vector<Instance*>* starts) {
   ++in_flight_;
   ++model.statistics.launches;
   launcher_.launched(chosen, tasks, shape(*instance).work_us[instance->batch], now);
-  enter(instance, starts);
+  enter(instance, now, starts);
   return true;
 }
 

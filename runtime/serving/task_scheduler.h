@@ -7,6 +7,7 @@
 
 #include "runtime/serving/forecast.h"
 #include "runtime/serving/launcher.h"
+#include "runtime/serving/segment_log.h"
 #include "runtime/serving/statistics.h"
 #include "runtime/serving/task.h"
 #include "runtime/serving/task_queue.h"
@@ -18,11 +19,12 @@ namespace top {
 struct Instance {
   int slot = 0;  // of this model: 0 .. TaskScheduler::slots(model) - 1
   int model = 0;
-  int variant = 0;      // under which it was launched, for good
-  int batch = 0;        // index of the batch size
-  int segment = 0;      // where it is, or where it wants to go
-  int lane = -1;        // which it occupies; -1 while it waits for one
-  uint64_t number = 0;  // in order of launches
+  int variant = 0;             // under which it was launched, for good
+  int batch = 0;               // index of the batch size
+  int segment = 0;             // where it is, or where it wants to go
+  int lane = -1;               // which it occupies; -1 while it waits for one
+  uint64_t number = 0;         // in order of launches
+  Nanoseconds entered_ns = 0;  // its segment
   std::vector<Task*> tasks;
 };
 
@@ -103,6 +105,7 @@ class TaskScheduler {
   // Instances of the model that can ever be in flight at a time.
   int slots(int model) const { return static_cast<int>(models_[model].instances.size()); }
   const Instance& instance(int model, int slot) const { return *models_[model].instances[slot]; }
+  SegmentLog& log() { return log_; }
   size_t queued() const { return queued_; }
   int in_flight() const { return in_flight_; }
 
@@ -125,7 +128,7 @@ class TaskScheduler {
   bool alone() const;
   int next_variant() const;
   double predicted_us(int model, int variant, int batch, Nanoseconds now) const;
-  bool enter(Instance* instance, std::vector<Instance*>* starts);
+  bool enter(Instance* instance, Nanoseconds now, std::vector<Instance*>* starts);
   bool has_place(int model) const;
   void expire_fronts(Nanoseconds now);
   bool launch(Nanoseconds now, std::vector<Instance*>* starts);
@@ -150,6 +153,7 @@ class TaskScheduler {
   int in_flight_ = 0;  // instances
   int executing_ = 0;  // instances that occupy a lane
   Forecast forecast_;
+  SegmentLog log_;
   Nanoseconds backlog_since_ns_ = kNever;  // start of the interval that observe_pace() measures
 };
 

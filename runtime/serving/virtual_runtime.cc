@@ -12,38 +12,33 @@ namespace {
 
 constexpr double kForever = std::numeric_limits<double>::infinity();
 
-void check_plans(const VariantSet& set, const std::vector<std::vector<SimulatedPlan>>& plans,
-                 int streams) {
-  for (const Variant& variant : set.variants) {
-    for (size_t m = 0; m < set.models.size(); ++m) {
-      for (const Lane& lane : variant.models[m].lanes) {
-        for (const std::vector<int>& numbers : lane.plans) {
-          for (int number : numbers) {
-            if (m >= plans.size() || number < 0 || number >= static_cast<int>(plans[m].size()) ||
-                lane.first_stream + plans[m][number].streams() > streams) {
-              throw std::invalid_argument("Variant '" + variant.id + "', model '" + set.models[m] +
-                                          "' has a plan that does not exist or fit.");
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
 }  // namespace
 
-VirtualRuntime::VirtualRuntime(VariantSet set, std::vector<std::vector<SimulatedPlan>> plans,
-                               const Device& device, size_t queue_size)
-    : scheduler_(std::move(set), queue_size),
-      plans_(std::move(plans)),
-      device_(device),
-      streams_(device.streams) {
-  check_plans(scheduler_.variants(), plans_, device.streams);
+VirtualRuntime::VirtualRuntime(VariantSet set, size_t queue_size)
+    : scheduler_(std::move(set), queue_size) {
   for (size_t m = 0; m < scheduler_.variants().models.size(); ++m) {
     first_handle_.push_back(static_cast<int>(by_handle_.size()));
     by_handle_.resize(by_handle_.size() + scheduler_.slots(static_cast<int>(m)));
   }
+}
+
+VirtualRuntime::VirtualRuntime(VariantSet set, std::vector<std::vector<SimulatedPlan>> plans,
+                               const Device& device, size_t queue_size)
+    : VirtualRuntime(std::move(set), queue_size) {
+  device_ = std::make_unique<OpDevice>(scheduler_.variants(), std::move(plans), device);
+}
+
+VirtualRuntime::VirtualRuntime(VariantSet set, double wake_us, size_t queue_size)
+    : VirtualRuntime(std::move(set), queue_size) {
+  auto device = std::make_unique<SegmentDevice>(scheduler_.variants(), wake_us);
+  of_segments_ = device.get();
+  device_ = std::move(device);
+}
+
+void VirtualRuntime::set_speed(double speed) {
+  if (of_segments_ == nullptr) throw std::logic_error("Ops have the speed that their costs say.");
+  if (!(speed > 0)) throw std::invalid_argument("A device must have a positive speed.");
+  of_segments_->set_speed(speed);
 }
 
 void VirtualRuntime::add_arrivals(const std::vector<Arrival>& arrivals) {
@@ -60,10 +55,10 @@ void VirtualRuntime::add_arrivals(const std::vector<Arrival>& arrivals) {
   }
 }
 
-void VirtualRuntime::run_until(double time_us) {
-  for (;;) {
+void VirtualRuntime::run_until(double time_us, bool until_ended) {
+  while (!until_ended || records_.empty()) {
     const double next_us = arrivals_.empty() ? kForever : arrivals_.front().time_us;
-    const int finished = streams_.run_until(std::min(time_us, next_us));
+    const int finished = device_->run_until(std::min(time_us, next_us));
     if (finished >= 0) {
       scheduler_.segment_finished(by_handle_[finished], false, now());
       pump(true);
@@ -109,15 +104,8 @@ void VirtualRuntime::pump(bool device_is_awake) {
   const bool sleeps =
       !device_is_awake && scheduler_.in_flight() == static_cast<int>(starts_.size());
   for (Instance* instance : starts_) {
-    const Lane& lane = scheduler_.variants()
-                           .variants[instance->variant]
-                           .models[instance->model]
-                           .lanes[instance->lane];
-    const SimulatedPlan& plan =
-        plans_[instance->model][lane.plans[instance->batch][instance->segment]];
     by_handle_[handle(*instance)] = instance;
-    const double delay_us = sleeps ? device_.run_us : 0;
-    streams_.start(handle(*instance), plan, lane.first_stream, delay_us);
+    device_->start(handle(*instance), *instance, sleeps);
     ++segments_started_;
   }
   finished_.clear();

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/serving/simulated_streams.h"
 #include "runtime/serving/task_scheduler.h"
+#include "runtime/serving/virtual_device.h"
 
 namespace top {
 
@@ -31,18 +31,19 @@ struct Arrival {
 // Not thread-safe.
 class VirtualRuntime {
  public:
-  // `plans`: by the numbers in the variants' lanes, per model. Throws std::invalid_argument for
-  // what does not fit the device or each other.
+  // On an OpDevice, which throws std::invalid_argument for bad plans.
   VirtualRuntime(VariantSet set, std::vector<std::vector<SimulatedPlan>> plans,
                  const Device& device, size_t queue_size);
+  // On a SegmentDevice.
+  VirtualRuntime(VariantSet set, double wake_us, size_t queue_size);
   VirtualRuntime(const VirtualRuntime&) = delete;
   VirtualRuntime& operator=(const VirtualRuntime&) = delete;
 
   // Arrivals in the future, ascending and not before those added earlier. Tasks are numbered in
   // this order, from 0.
   void add_arrivals(const std::vector<Arrival>& arrivals);
-  // Lets time pass.
-  void run_until(double time_us);
+  // Lets time pass, until then or, if that is wanted, until tasks have ended.
+  void run_until(double time_us, bool until_ended = false);
   // Lets time pass until nothing is left to do; returns when that is.
   double drain();
   // Asks for a task to be given up, now.
@@ -52,10 +53,15 @@ class VirtualRuntime {
     pump();
   }
 
-  double now_us() const { return streams_.now_us(); }
+  // A device that becomes slower, or faster again. Throws std::logic_error for one of ops.
+  void set_speed(double speed);
+
+  double now_us() const { return device_->now_us(); }
+  void keep_segments(size_t count) { scheduler_.log().keep(count); }
+  std::vector<SegmentRun> segments() { return scheduler_.log().runs(); }
   Snapshot snapshot() const { return scheduler_.snapshot(now()); }
   const TaskScheduler& scheduler() const { return scheduler_; }
-  double busy_us(int stream) const { return streams_.busy_us(stream); }
+  double busy_us(int stream) const { return device_->busy_us(stream); }
   // Segments started so far, as a measure of how much was decided.
   uint64_t segments_started() const { return segments_started_; }
   // Tasks that have ended since the last call.
@@ -67,15 +73,15 @@ class VirtualRuntime {
     double deadline_us = 0;
   };
 
-  Nanoseconds now() const { return static_cast<Nanoseconds>(1e3 * streams_.now_us()); }
+  VirtualRuntime(VariantSet set, size_t queue_size);
+  Nanoseconds now() const { return static_cast<Nanoseconds>(1e3 * now_us()); }
   void arrive(const Arrival& arrival);
   void pump(bool device_is_awake = false);
   int handle(const Instance& instance) const;
 
   TaskScheduler scheduler_;
-  const std::vector<std::vector<SimulatedPlan>> plans_;
-  const Device device_;
-  SimulatedStreams streams_;
+  std::unique_ptr<VirtualDevice> device_;
+  SegmentDevice* of_segments_ = nullptr;  // the same, if it is one
   std::vector<Instance*> by_handle_;
   std::vector<int> first_handle_;  // per model
   std::deque<Arrival> arrivals_;

@@ -177,12 +177,37 @@ void test_random(unsigned seed) {
 
 }  // namespace
 
+// Instances take what was measured of their variants, and share the device.
+void test_segments() {
+  VirtualRuntime runtime(two_lanes(), 5, 8);  // microseconds to wake up
+  runtime.apply({1, {kNone}});
+  runtime.add_arrivals({{10, 0, 0, kNone}});
+  CHECK(near(runtime.drain(), 10 + 5 + 100));
+  // The first is alone again, and needs the whole device; the others half of it each.
+  runtime.add_arrivals(
+      {{200, 0, 0, kNone}, {200, 0, 0, kNone}, {200, 0, 0, kNone}, {200, 0, 0, kNone}});
+  runtime.drain();
+  runtime.set_speed(0.5);
+  runtime.add_arrivals({{1000, 0, 0, kNone}});
+  CHECK(near(runtime.drain(), 1000 + 2 * 105));
+  const double ends[] = {115, 350, 357.5, 452.5, 457.5, 1210};
+  const std::vector<TaskRecord> records = runtime.take_records();
+  CHECK(records.size() == 6);
+  for (size_t i = 0; i < records.size(); ++i) {
+    CHECK(records[i].end == TaskState::kCompleted);
+    CHECK(std::abs(records[i].finished_us - ends[i]) < 2e-3);  // clocks count nanoseconds
+  }
+  CHECK(near(runtime.busy_us(0), 105 + 252.5 + 5 / 2.0 + 210));
+  CHECK_THROWS(runtime.set_speed(0), std::invalid_argument, "positive speed");
+}
+
 int main() {
   test_one_plan();
   test_interleaving();
   test_contention();
   test_gangs();
   test_tasks();
+  test_segments();
   for (unsigned seed = 0; seed < 300; ++seed) test_random(seed);
   return top::testing::result("virtual_runtime");
 }

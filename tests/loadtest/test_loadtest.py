@@ -68,7 +68,9 @@ def test_counts_latencies_and_backlog_of_a_record():
         LoadTask("b", 1.0, 1.0, 2.0, "expired"),
     ]
     samples = [Sample(0.0, "x", 1.0), Sample(2.0, "y", 3.0), Sample(4.0, "y", 5.0)]
-    result = summarize(Record(("a", "b"), 2, (1.0, 1.0), tasks, samples, 4.0), deadline_ms=1500)
+    result = summarize(
+        Record(("a", "b"), 2, (1.0, 1.0), tasks, samples, elapsed_s=4.0), deadline_ms=1500
+    )
     total, b = result.total, result.models["b"]
     assert (total.submitted, total.completed, total.rejected, total.expired) == (4, 2, 1, 1)
     assert (total.throughput, total.goodput) == (0.5, 0.25)
@@ -80,7 +82,7 @@ def test_counts_latencies_and_backlog_of_a_record():
 
 
 def test_a_task_that_has_not_ended_is_not_passed_over():
-    record = Record(("a",), 1, (1.0,), [LoadTask("a", 0.0, 0.0)], [], 1.0)
+    record = Record(("a",), 1, (1.0,), [LoadTask("a", 0.0, 0.0)], elapsed_s=1.0)
     with pytest.raises(ValueError, match="waiting"):
         summarize(record)
 
@@ -115,6 +117,19 @@ def test_simulated_results_repeat_and_say_so(loadtest):
     assert serial["variants"] == {"serial": 1.0}
     assert serial["rejected"] + serial["expired"] > 0
     assert 0.5 < serial["utilisation"] <= 1
+
+
+def test_clients_that_wait_are_simulated_too(loadtest):
+    options = ("mix.top", "--simulate", "--arrivals", "closed", "--duration", 0.02)
+    code, few, err = loadtest(*options, "--clients", 1)
+    assert code == 0, err
+    assert_accounted(few)
+    assert few["backlog_max"] == 1
+    _, more, _ = loadtest(*options, "--clients", 6)
+    assert_accounted(more)
+    assert more["backlog_max"] == 6
+    assert more["throughput"] > few["throughput"]
+    assert loadtest(*options, "--clients", 6)[1] == more
 
 
 def test_a_trace_and_shares_say_which_model_gets_what(loadtest, tmp_path):
@@ -158,7 +173,6 @@ def test_files_of_single_models_are_served_together(loadtest, files, tmp_path):
         (("mix.top", "--arrivals", "trace", "--trace", "no.csv"), "no.csv"),
         (("mix.top", "--clients", "2"), "--clients is for"),
         (("mix.top", "--arrivals", "closed", "--rate", "2"), "--rate has no meaning"),
-        (("mix.top", "--arrivals", "closed", "--simulate"), "cannot be simulated"),
         (("mix.top", "--share", "a=1"), "no share for b"),
         (("mix.top", "--share", "a=1,c=1"), "models: a, b"),
         (("mix.top", "--mode", "fast"), "no mode 'fast'"),

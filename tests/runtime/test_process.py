@@ -201,3 +201,79 @@ def test_a_worker_that_does_not_come_back(files):
     assert out == "end\n"
     assert "has been inside op" in err
     assert seconds < 40
+
+
+# Every clock that can be set jumps by days, back and forth, a hundred times a second.
+JUMPING_CLOCKS = r"""
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long jump(void) {
+  struct timespec steady;
+  syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &steady);
+  const long days = (steady.tv_sec * 100 + steady.tv_nsec / 10000000) % 7 - 3;
+  return days * 86400;
+}
+
+int clock_gettime(clockid_t clock, struct timespec* time) {
+  const int result = syscall(SYS_clock_gettime, clock, time);
+  if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+    time->tv_sec += jump();
+  }
+  return result;
+}
+
+int gettimeofday(struct timeval* restrict time, void* restrict zone) {
+  (void)zone;
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  time->tv_sec = now.tv_sec;
+  time->tv_usec = now.tv_nsec / 1000;
+  return 0;
+}
+
+time_t time(time_t* result) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (result) *result = now.tv_sec;
+  return now.tv_sec;
+}
+"""
+
+
+def test_clocks_may_jump(files, tmp_path, monkeypatch):
+    """Deadlines, waits, control and latencies go by the steady clock alone."""
+    (tmp_path / "clocks.c").write_text(JUMPING_CLOCKS)
+    library = str(tmp_path / "clocks.so")
+    command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library]
+    subprocess.run([*command, str(tmp_path / "clocks.c")], check=True)
+    monkeypatch.setenv("LD_PRELOAD", library)
+    body = """
+        seen = set()
+        began_s = time.monotonic()
+        for round in range(200):
+            seen.add(int(time.time() // 86400))
+            later = [runtime.submit("a", {"data": x[:, :, :12, :12].copy()}, deadline_ms=8000)
+                     for _ in range(3)]
+            futures += later
+            later[0].result(5)
+            time.sleep(0.005)
+        assert len(seen) >= 5, seen
+        assert runtime.drain(10)
+        for future in futures:
+            future.result(0)
+        stats = runtime.stats()
+        assert 0 < stats["uptime_s"] < 30, stats
+        assert stats["stuck"] == []
+        for model in stats["models"].values():
+            assert model["expired"] == model["late"] == 0
+            assert model["end_to_end"]["max_us"] < 1e7, model
+        runtime.close()
+        assert time.monotonic() - began_s < 30
+        print("end")
+    """
+    out, err, _ = run(body, files)
+    assert (out, err) == ("end\n", "")

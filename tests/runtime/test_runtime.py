@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import top_tvm
+from small_model import small_model
 from top_tvm.errors import (
     Cancelled,
     Closed,
@@ -363,6 +364,58 @@ def test_a_mix_is_replaced_by_another_and_a_bad_one_changes_nothing(mix, questio
         runtime.replace(mix)
         assert_right(runtime.submit("a", {"data": x}).result(30), expected)
         assert len(runtime.variants) > 2
+
+
+def test_variants_are_planned_in_the_background_while_others_serve(mix, questions):
+    """A build in another thread of the serving process, and its mix takes over."""
+    built = []
+
+    def build():
+        sizes = {"a": 12, "b": 16, "c": 20}
+        models = {name: small_model("n", size=size, seed=size) for name, size in sizes.items()}
+        built.append(top_tvm.build(models, partitioner="list", lanes=3, segments=2))
+
+    with top_tvm.Runtime(mix, queue_size=300) as runtime:
+        builder = threading.Thread(target=build)
+        builder.start()
+        tasks = []
+        number = 0
+        while builder.is_alive() or number < 200:
+            name = "abc"[number % 3]
+            x, expected = questions[name][number % len(questions[name])]
+            tasks.append((runtime.submit(name, {"data": x}), expected))
+            if len(tasks) >= 200:
+                for future, right in tasks:
+                    assert_right(future.result(20), right)
+                tasks.clear()
+            number += 1
+        runtime.replace(built[0])
+        assert len(runtime.variants) < len(mix.variants)
+        for future, right in tasks:
+            assert_right(future.result(20), right)
+        for name in "abc":
+            x, expected = questions[name][0]
+            assert_right(runtime.submit(name, {"data": x}).result(20), expected)
+
+
+def test_the_timeline_of_a_live_runtime(mix, questions):
+    began_us = 1e6 * time.monotonic()
+    with top_tvm.Runtime(mix, queue_size=300) as runtime:
+        runtime.keep_segments(10_000)
+        tasks = [
+            runtime.submit(name, {"data": questions[name][0][0]})
+            for _ in range(50)
+            for name in "abc"
+        ]
+        for task in tasks:
+            task.result(20)
+        runs = runtime.segments()
+        with pytest.raises(InputError, match="0 or more"):
+            runtime.keep_segments(-1)
+    ended_us = 1e6 * time.monotonic()
+    first = {run.instance: run for run in runs if run.segment == 0}
+    assert sum(run.tasks for run in first.values()) == 150
+    assert all(began_us <= run.begin_us <= run.end_us <= ended_us for run in runs)
 
 
 def test_a_failing_kernel_fails_its_own_tasks(mix, questions):

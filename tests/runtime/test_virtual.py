@@ -1,5 +1,6 @@
 """The runtime on a virtual clock: exact, repeatable, and as the simulator of single plans says."""
 
+import itertools
 import math
 import random
 
@@ -33,6 +34,81 @@ def test_serial_tasks_follow_each_other(mix):
     busy_us = 10 * (lone_us(mix, "a") - wake_us) + wake_us
     assert records[-1].finished_us == pytest.approx(busy_us, rel=1e-3)
     assert max(runtime.utilisation()) <= 1.0
+
+
+def test_one_client_has_one_task_after_the_other(mix):
+    runtime = VirtualRuntime(mix.mix)
+    left = [30]
+
+    def next_task(client, now_us):
+        assert client == 0
+        left[0] -= 1
+        return VirtualTask(now_us, "a") if left[0] >= 0 else None
+
+    records = runtime.run_closed(1, next_task)
+    assert [record.id for record in records] == list(range(30))
+    assert records[-1].finished_us == pytest.approx(30 * lone_us(mix, "a"), rel=1e-4)
+
+
+def test_clients_whose_tasks_are_refused_ask_again(mix):
+    runtime = VirtualRuntime(mix.mix, queue_size=1)
+
+    def next_task(client, now_us):
+        return VirtualTask(now_us, "a") if now_us < 20_000 else None
+
+    records = runtime.run_closed(20, next_task)
+    ends = {record.end for record in records}
+    assert ends == {"completed", "rejected"}
+    assert sorted(record.id for record in records) == list(range(len(records)))
+
+
+def test_the_timeline_has_every_segment_once(mix):
+    runtime = VirtualRuntime(mix.mix, controller="static:merged-f2k2")
+    runtime.keep_segments(1000)
+    runtime.run([VirtualTask(0.0, "ab"[n % 2]) for n in range(20)])
+    runs = runtime.segments()
+    assert [run.end_us for run in runs] == sorted(run.end_us for run in runs)
+    by_instance = {}
+    for run in runs:
+        assert run.begin_us < run.end_us
+        by_instance.setdefault(run.instance, []).append(run)
+    assert sum(own[0].tasks for own in by_instance.values()) == 20
+    for own in by_instance.values():
+        assert [run.segment for run in own] == list(range(len(own)))
+        assert all(a.end_us <= b.begin_us for a, b in itertools.pairwise(own))
+    lanes = {}
+    for run in runs:  # of which one instance at a time has one
+        before_us = lanes.get((run.variant, run.model, run.segment, run.lane), -1.0)
+        assert before_us <= run.begin_us
+        lanes[run.variant, run.model, run.segment, run.lane] = run.end_us
+    runtime.keep_segments(3)
+    runtime.run([VirtualTask(runtime.native.now_us, "a") for _ in range(9)])
+    assert len(runtime.segments()) == 3
+
+
+def test_in_segments_a_backlog_takes_what_was_measured(mix):
+    for variant in mix.variants:
+        runtime = VirtualRuntime(
+            mix.mix, controller=f"static:{variant.id}", queue_size=1000, detail="segments"
+        )
+        records = runtime.run([VirtualTask(0.0, name) for _ in range(400) for name in "abc"])
+        assert {record.end for record in records} == {"completed"}
+        per_s = 1e6 * len(records) / max(record.finished_us for record in records)
+        # Less where lanes are too few for what was measured to fit their tasks' times alone.
+        assert 0.6 * variant.capacity_per_s < per_s < 1.1 * variant.capacity_per_s, variant.id
+
+
+def test_in_segments_a_lone_task_takes_its_time_alone(mix):
+    runtime = VirtualRuntime(mix.mix, detail="segments")
+    (record,) = runtime.run([VirtualTask(0.0, "b")])
+    wake_us = mix.models["b"].artifact.metadata.device.run_us
+    alone_us = max(runtime.features[0].latency_us[1], runtime.features[0].work_us[1])
+    assert record.finished_us == pytest.approx(alone_us + wake_us, abs=2e-3)
+    runtime.native.set_speed(0.25)
+    (slow,) = runtime.run([VirtualTask(1e6, "b")])
+    assert slow.finished_us - 1e6 == pytest.approx(4 * record.finished_us, rel=1e-3)
+    with pytest.raises(InputError, match="no detail 'all'"):
+        VirtualRuntime(mix.mix, detail="all")
 
 
 def test_it_is_repeatable_and_accounts_for_all(mix):

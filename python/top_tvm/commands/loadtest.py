@@ -91,8 +91,6 @@ def loadtest(
     if seed < 0:
         raise UsageError(f"--seed {seed}: expected 0 or more")
     _check_combination(arrivals, trace, rate, share, clients)
-    if arrivals == "closed" and simulate:
-        raise UsageError("--arrivals closed cannot be simulated: choose another")
     loaded = _load(files)
     settings = {
         "arrivals": arrivals,
@@ -146,7 +144,11 @@ def _run(
 
     from top_tvm.loadtest.arrivals import random_arrivals, read_trace
     from top_tvm.loadtest.live import run_closed_loop, run_open_loop
-    from top_tvm.loadtest.simulated import SampledRuntime, run_simulated
+    from top_tvm.loadtest.simulated import (
+        SampledRuntime,
+        run_closed_simulated,
+        run_simulated,
+    )
     from top_tvm.random_inputs import random_inputs
     from top_tvm.runtime.mix_executable import MixExecutable
     from top_tvm.runtime.runtime import Runtime
@@ -174,8 +176,14 @@ def _run(
             rates = {name: settings["rate"] * part for name, part in shares.items()}
             tasks = random_arrivals(settings["arrivals"], rates, duration_s, seed)
         settings["duration_s"] = duration_s
+        if settings["arrivals"] == "closed":
+            settings["clients"] = clients or _DEFAULT_CLIENTS
+            generators = np.random.default_rng(seed).spawn(settings["clients"])
+        limits: dict[str, Any] = {"duration_s": duration_s, "deadline_ms": deadline_ms}
+        if settings["simulated"] and settings["arrivals"] == "closed":
+            return run_closed_simulated(runtime, generators, shares, **limits)
         if settings["simulated"]:
-            return run_simulated(runtime, tasks, duration_s=duration_s, deadline_ms=deadline_ms)
+            return run_simulated(runtime, tasks, **limits)
         inputs = {
             name: [
                 random_inputs(artifact.plans[min(artifact.plans)], seed + number)
@@ -184,15 +192,8 @@ def _run(
             for name, artifact in mix.models.items()
         }
         with _interrupts() as stop, load_progress(deadline_ms) as progress:
-            common: dict[str, Any] = {
-                "duration_s": duration_s,
-                "deadline_ms": deadline_ms,
-                "stop": stop,
-                "progress": progress,
-            }
+            common: dict[str, Any] = {**limits, "stop": stop, "progress": progress}
             if settings["arrivals"] == "closed":
-                settings["clients"] = clients or _DEFAULT_CLIENTS
-                generators = np.random.default_rng(seed).spawn(settings["clients"])
                 return run_closed_loop(runtime, generators, shares, inputs, **common)
             return run_open_loop(runtime, tasks, inputs, **common)
     finally:

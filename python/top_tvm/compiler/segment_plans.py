@@ -138,8 +138,13 @@ def narrow(problem: PartitionProblem, streams: int) -> PartitionProblem:
     """The problem on fewer of the streams, where forms for all of them do not exist."""
     if streams == problem.device.streams:
         return problem
+    return replace(without_gangs(problem), device=replace(problem.device, streams=streams))
+
+
+def without_gangs(problem: PartitionProblem) -> PartitionProblem:
+    """The problem where no op can use all streams together."""
     costs = tuple(replace(cost, gang_us=math.inf) for cost in problem.costs)
-    return replace(problem, costs=costs, device=replace(problem.device, streams=streams))
+    return replace(problem, costs=costs)
 
 
 def shift(schedule: Sequence[Placement], op: int, stream: int) -> list[Placement]:

@@ -3,6 +3,8 @@
 *Serial* executes one instance at a time, by the fastest plan for it. *Free* gives each of several
 lanes streams of its own. *Merged* cuts every model into segments and schedules all lanes of all
 segments together, as in a full pipeline; each segment then gets what is its own of that schedule.
+Where that schedule lets ops use all streams together, there is another one in which none does: it
+waits less where a stream's core is disturbed.
 All times here are simulated; whoever can run the variants replaces them by measured ones
 (:func:`top_tvm.mix.with_measured`).
 """
@@ -29,6 +31,7 @@ from top_tvm.compiler.segment_plans import (
     SegmentPlans,
     narrow,
     shift,
+    without_gangs,
 )
 from top_tvm.mix import Lane, Mode, ModelVariant, Variant, memory_bytes
 from top_tvm.plan import Plan
@@ -103,6 +106,8 @@ def all_variants(
         for count, parts in shapes:
             progress("plan variants", len(variants), total)
             variants.append(planner.merged(level, count, parts))
+            if planner.has_gangs(level, count, parts):
+                variants.append(planner.merged(level, count, parts, gangs=False))
     progress("plan variants", total, total)
     return tuple(variants)
 
@@ -178,10 +183,11 @@ def lone_latency_us(variant: Variant) -> float:
 
 @dataclass(frozen=True)
 class _Merge:
-    """Plans of every model and lane, and the time of a period."""
+    """Plans of every model and lane, the time of a period, and whether ops use all streams."""
 
     plans: dict[str, list[tuple[Plan, ...]]]
     period_us: float
+    has_gangs: bool
 
 
 class _Planner:
@@ -198,7 +204,7 @@ class _Planner:
         self.partitioner = partitioner
         self.narrow_schedules: dict[tuple[str, int, int], tuple[str, Schedule]] = {}
         self.narrow_plans: dict[tuple[str, int, int], Plan] = {}
-        self.merges: dict[tuple[int, int, int], _Merge] = {}
+        self.merges: dict[tuple[int, int, int, bool], _Merge] = {}
 
     def sizes(self, level: int) -> dict[str, int]:
         """Largest batch size of every model up to a level, or its smallest."""
@@ -245,14 +251,22 @@ class _Planner:
         id_ = f"free-{count}x{width}"
         return self._variant(id_, "free", level, models, count, count, self._free_us(level, width))
 
-    def merged(self, level: int, lanes: int, segments: int) -> Variant:
-        """All lanes of all segments scheduled together."""
+    def has_gangs(self, level: int, lanes: int, segments: int) -> bool:
+        """Whether ops use all streams together in the merged schedule of any level up to it."""
+        return any(
+            self._merge(lower, lanes, segments, gangs=True).has_gangs
+            for lower in self.levels
+            if lower <= level
+        )
+
+    def merged(self, level: int, lanes: int, segments: int, *, gangs: bool = True) -> Variant:
+        """All lanes of all segments scheduled together, with ops on all streams or without."""
         plans: dict[str, list[dict[int, tuple[Plan, ...]]]] = {
             name: [{} for _ in range(lanes)] for name in self.models
         }
         # What is planned for the largest sizes goes together; smaller batches are exceptions.
         for lower in (other for other in self.levels if other <= level):
-            merge = self._merge(lower, lanes, segments)
+            merge = self._merge(lower, lanes, segments, gangs=gangs)
             for name, batch in self.sizes(lower).items():
                 for lane in range(lanes):
                     plans[name][lane][batch] = merge.plans[name][lane]
@@ -260,8 +274,8 @@ class _Planner:
         for name, sizes in self.sizes_up_to(level).items():
             count = len(plans[name][0][sizes[0]])
             models[name] = ModelVariant(count, tuple(Lane(0, own) for own in plans[name]), sizes)
-        period_us = self._merge(level, lanes, segments).period_us
-        id_ = f"merged-f{lanes}k{segments}"
+        period_us = self._merge(level, lanes, segments, gangs=gangs).period_us
+        id_ = f"merged-f{lanes}k{segments}" + ("" if gangs else "-nogang")
         return self._variant(id_, "merged", level, models, 0, lanes, period_us)
 
     def _variant(
@@ -345,12 +359,14 @@ class _Planner:
         makespan_us = simulate(side_by_side.problem, tuple(schedule)).makespan_us
         return makespan_us + (len(names) - 1) * self.device.run_us  # of which it has one
 
-    def _merge(self, level: int, lanes: int, segments: int) -> _Merge:
-        key = (level, lanes, segments)
+    def _merge(self, level: int, lanes: int, segments: int, *, gangs: bool) -> _Merge:
+        key = (level, lanes, segments, gangs)
         if key not in self.merges:
             sizes = self.sizes(level)
             bounds = {n: self.segment_plans[n].bounds(segments)[b] for n, b in sizes.items()}
             problems = [self.models[name].problems[batch] for name, batch in sizes.items()]
+            if not gangs:
+                problems = [without_gangs(problem) for problem in problems]
             merged = merge_segments(problems, [lanes] * len(sizes), list(bounds.values()))
             partitioner, schedule = _best(merged.problem, self._partitioners(_FOR_MERGED))
             plans = {
@@ -365,7 +381,11 @@ class _Planner:
                 ]
                 for model, name in enumerate(sizes)
             }
-            self.merges[key] = _Merge(plans, simulate(merged.problem, schedule).makespan_us)
+            self.merges[key] = _Merge(
+                plans,
+                simulate(merged.problem, schedule).makespan_us,
+                any(placement.threads > 1 for placement in schedule),
+            )
         return self.merges[key]
 
     def _partitioners(self, wanted: Collection[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from top_tvm.errors import Cancelled, Closed, DeadlineExceeded, QueueFull
 from top_tvm.loadtest.arrivals import Arrivals
-from top_tvm.loadtest.record import LoadTask, Record, Sample
+from top_tvm.loadtest.record import MOST_SEGMENTS, LoadTask, Record, Sample
 from top_tvm.runtime.engine import TaskFuture
 from top_tvm.runtime.runtime import Runtime
 
@@ -131,6 +132,7 @@ class _Test:
 
     def run(self, producers: Sequence[threading.Thread], progress: Progress | None) -> Record:
         """Start the producers, watch until they have ended and their tasks have, and close."""
+        self._runtime.keep_segments(MOST_SEGMENTS)
         self._start_s = time.monotonic()
         try:
             for producer in producers:
@@ -147,6 +149,14 @@ class _Test:
                     break
                 self._look(progress)
             self._sample()
+            self._record.segments = [
+                replace(
+                    one,
+                    begin_us=one.begin_us - 1e6 * self._start_s,
+                    end_us=one.end_us - 1e6 * self._start_s,
+                )
+                for one in self._runtime.segments()
+            ]
         finally:
             self._stop.requested = True
             self._runtime.close(_CLOSE_S)

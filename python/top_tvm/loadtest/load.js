@@ -54,6 +54,44 @@ function chart(title, series, { points = [], names = null } = {}) {
   window.addEventListener("resize", render);
 }
 
+/** What ran side by side: a bar is an instance in a segment, of the colour of the instance. */
+function timeline({ rows, bars, begin_s: begin, end_s: end }) {
+  const ROW = 18;
+  const box = make("div", { class: "chart", id: "timeline" });
+  const hint = bars.length ? "around the longest backlog; a colour is a task, or a batch of them" : "nothing ran";
+  byId("charts").append(make("section", {},
+    make("div", { class: "bar" }, make("h2", {}, "Merged timeline"), make("span", { class: "hint" }, hint)), box));
+  if (bars.length === 0) return;
+  const render = () => {
+    const width = Math.max(box.clientWidth, 200);
+    const left = Math.min(width / 3, 12 + Math.max(...rows.map((row) => textWidth(row))));
+    const height = rows.length * ROW;
+    const x = (time) => left + ((width - left - 12) * (time - begin)) / Math.max(end - begin, 1e-9);
+    const parts = rows.map((row, index) =>
+      draw("text", { class: "quiet", x: left - 6, y: index * ROW + 13, "text-anchor": "end" }, fitted(row, left - 8)));
+    for (const mark of ticks(begin, end, Math.max(width / 140, 1)).marks) {
+      const text = `${Number((1e3 * mark).toPrecision(7))} ms`;
+      parts.push(draw("line", { class: "grid", x1: x(mark), x2: x(mark), y1: 0, y2: height }));
+      if (x(mark) + textWidth(text) < width) {
+        parts.push(draw("text", { class: "quiet", x: x(mark), y: height + 16 }, text));
+      }
+    }
+    for (const bar of bars) {
+      const from = Math.max(x(bar.begin_s), left);
+      const ms = 1e3 * (bar.end_s - bar.begin_s);
+      const batch = bar.tasks === 1 ? "" : `, a batch of ${bar.tasks}`;
+      parts.push(draw("rect", {
+        x: from, y: bar.row * ROW + 2, width: Math.max(x(bar.end_s) - from, 1), height: ROW - 4,
+        fill: PALETTE[bar.instance % PALETTE.length],
+      }, draw("title", {}, `${rows[bar.row]}: launch ${bar.instance}${batch}, ${ms.toFixed(3)} ms, variant ${bar.variant}`)));
+    }
+    const size = { width, height: height + BOTTOM };
+    box.replaceChildren(draw("svg", { ...size, role: "img", "aria-label": "Merged timeline" }, ...parts));
+  };
+  render();
+  window.addEventListener("resize", render);
+}
+
 const result = data.result;
 const ms = (value) => (value === null ? "none" : `${value.toFixed(2)} ms`);
 theme();
@@ -78,3 +116,4 @@ chart("Backlog, tasks", [["most at a time", "#2f7fd1", data.backlog]]);
 chart("Tasks per second", [["completed (blue)", "#2f7fd1", data.throughput], ["in time (orange)", "#d1662f", data.goodput]]);
 chart("Variant", [["most often", "#2f7fd1", data.variant]], { names: data.variant_names });
 chart("Utilisation", [["share of the streams' time", "#2f7fd1", data.utilisation]]);
+timeline(data.timeline);

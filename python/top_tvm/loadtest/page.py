@@ -14,6 +14,9 @@ from top_tvm.page import assemble
 
 _BINS = 100
 _MOST_POINTS = 2000
+# The timeline shows so many bars, and so many times the longest segment, at most.
+_MOST_BARS = 300
+_LONGEST_SEGMENTS = 30
 
 
 def page_data(name: str, record: Record, result: LoadResult) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def page_data(name: str, record: Record, result: LoadResult) -> dict[str, Any]:
         ).tolist(),
         "backlog": _backlog(record, width_s),
         **_sampled(record, width_s),
+        "timeline": _timeline(record),
     }
 
 
@@ -52,6 +56,47 @@ def render(data: dict[str, Any]) -> str:
     script = folder.joinpath("load.js").read_text(encoding="utf-8")
     title = f"{data['name']} - load test - top_tvm"
     return assemble(title, body, ("text.js", "colours.js", "theme.js"), script, data)
+
+
+def _timeline(record: Record) -> dict[str, Any]:
+    """Segments around the moment of the longest backlog; times in seconds.
+
+    A row is a lane of a segment of a model. The recorded segments are the latest ones, so the
+    moment is the one that they have.
+    """
+    runs = sorted(record.segments, key=lambda run: run.begin_us)
+    if not runs:
+        return {"rows": [], "bars": [], "begin_s": 0.0, "end_s": 0.0}
+    times, levels = backlog_steps(record.tasks)
+    known = times >= 1e-6 * runs[0].begin_us
+    longest_s = float(times[known][levels[known].argmax()]) if known.any() else 0.0
+    begins_s = np.array([1e-6 * run.begin_us for run in runs])
+    middle = int(np.searchsorted(begins_s, longest_s))
+    first = max(0, min(middle - _MOST_BARS // 2, len(runs) - _MOST_BARS))
+    shown = runs[first : first + _MOST_BARS]
+    width_us = _LONGEST_SEGMENTS * max(run.end_us - run.begin_us for run in shown)
+    begin_us = max(shown[0].begin_us, 1e6 * longest_s - width_us / 2)
+    shown = [run for run in shown if begin_us <= run.end_us and run.begin_us <= begin_us + width_us]
+    rows = sorted({(record.models.index(run.model), run.segment, run.lane) for run in shown})
+    return {
+        "rows": [
+            f"{record.models[model]}, segment {segment + 1}, lane {lane + 1}"
+            for model, segment, lane in rows
+        ],
+        "bars": [
+            {
+                "row": rows.index((record.models.index(run.model), run.segment, run.lane)),
+                "instance": run.instance,
+                "tasks": run.tasks,
+                "variant": run.variant,
+                "begin_s": 1e-6 * run.begin_us,
+                "end_s": 1e-6 * run.end_us,
+            }
+            for run in shown
+        ],
+        "begin_s": 1e-6 * begin_us,
+        "end_s": 1e-6 * max(run.end_us for run in shown),
+    }
 
 
 def _bins(times_s: list[float], width_s: float) -> Any:

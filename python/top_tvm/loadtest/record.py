@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from top_tvm.runtime.segment_runs import SegmentRun
+
+MOST_SEGMENTS = 20_000
+"""Segments that a record has at most: the latest."""
+
 ENDS = ("completed", "rejected", "expired", "cancelled", "failed")
 """How a task can end."""
 
@@ -49,6 +54,8 @@ class Record:
         By time of submission.
     samples : list of Sample
         By time.
+    segments : list of SegmentRun
+        What was executed when, by the end; microseconds since the beginning of the test.
     elapsed_s : float
         From the first possible arrival to the end of the last task, and at least the duration.
     interrupted : bool
@@ -60,5 +67,6 @@ class Record:
     work_us: tuple[float, ...]
     tasks: list[LoadTask] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    segments: list[SegmentRun] = field(default_factory=list)
     elapsed_s: float = 0.0
     interrupted: bool = False

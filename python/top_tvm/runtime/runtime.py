@@ -29,6 +29,7 @@ from top_tvm.runtime.controller.named import controller_named
 from top_tvm.runtime.engine import Engine, TaskFuture, open_runtime
 from top_tvm.runtime.executable import Executable
 from top_tvm.runtime.mix_executable import MixExecutable
+from top_tvm.runtime.segment_runs import SegmentRun, segment_runs
 from top_tvm.runtime.statistics import add_statistics
 from top_tvm.runtime.supervisor import Supervisor
 from top_tvm.runtime.variant_table import features_of, make_table, mix_of, with_modes
@@ -344,6 +345,22 @@ class Runtime:
             "uptime_s": time.monotonic() - self._started_s,
             "stuck": list(self._supervisor.stuck),
         }
+
+    def keep_segments(self, count: int) -> None:
+        """Keep the latest ``count`` executed segments for :meth:`segments`; 0 for none.
+
+        Applies to the present models, until they change.
+        """
+        if count < 0:
+            raise InputError(f"count must be 0 or more, not {count}")
+        self._check_process()
+        self._engine.native.keep_segments(count)
+
+    def segments(self) -> list[SegmentRun]:
+        """Which segments of which tasks were executed when, in the order in which they ended."""
+        self._check_process()
+        engine = self._engine
+        return segment_runs(engine.native.segments(), engine.names, engine.features)
 
     def busy_seconds(self) -> float:
         """Time that streams have had something to execute, summed over them.
