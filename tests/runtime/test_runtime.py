@@ -198,8 +198,11 @@ def test_a_deadline_may_pass_while_a_task_waits(mix, questions):
 def test_cancellation(mix, questions):
     x, expected = questions["c"][0]
     with top_tvm.Runtime(mix, controller="static:serial") as runtime:
-        held = hold(runtime, "c", x)
-        assert held[-1].cancel()
+        for _ in range(100):  # a busy machine may execute them as fast as they come
+            held = hold(runtime, "c", x)
+            if held[-1].cancel():
+                break
+            wait(held, timeout=30)
         assert held[-1].cancelled()
         assert held[-1].cancel()  # again
         with pytest.raises(CancelledError):
