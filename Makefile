@@ -1,6 +1,6 @@
 # make demo | test | fuzz | conformance | lint | bench-cpu | bench-partition | bench-serving |
-# picture | clean. Each sets up .venv by itself; nothing is installed elsewhere, but for the Chromium
-# that tests and pictures of pages need: see the target browser.
+# bench-controller | picture | clean. Each sets up .venv by itself; nothing is installed elsewhere,
+# but for the Chromium that tests and pictures of pages need: see the target browser.
 # Needs python3 (3.10-3.12) with venv, a C++17 compiler and make; the rest comes from pip.
 #
 #   make test PYTHON=python3.12            another interpreter, for a new .venv
@@ -33,7 +33,8 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu bench-partition bench-serving picture browser setup clean
+.PHONY: demo test pytest fuzz conformance ctest lint format bench-cpu bench-partition bench-serving \
+	bench-controller picture browser setup clean
 .DEFAULT_GOAL := test
 
 # Two makes in a row, because installing also builds the native module: the second sees that.
@@ -64,6 +65,9 @@ bench-partition: setup
 
 bench-serving: setup
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
+
+bench-controller: setup
+	$(BIN)/python benchmarks/controller.py --headroom $(BENCH_ARGS)
 
 # The pictures of the README, from a page that is made here and now.
 picture: setup browser

@@ -115,14 +115,14 @@ double TaskScheduler::wait_us(const Task& task) const {
   const double ahead_us =
       own_us * static_cast<double>(models_[task.model].queue.ahead_of(task.priority) +
                                    models_[task.model].tasks_in_flight);
-  double wait_us = ahead_us;
+  double total_us = ahead_us;
   for (size_t other = 0; other < models_.size(); ++other) {
     if (static_cast<int>(other) == task.model) continue;
     const Model& model = models_[other];
     const auto tasks = static_cast<double>(model.queue.size() + model.tasks_in_flight);
-    wait_us += std::min(tasks * work_per_task_us(static_cast<int>(other)), ahead_us + own_us);
+    total_us += std::min(tasks * work_per_task_us(static_cast<int>(other)), ahead_us + own_us);
   }
-  return wait_us;
+  return total_us;
 }
 
 // Of an instance that is launched now: alone, or beside what is in flight, as then the device

@@ -43,7 +43,7 @@ class OpDevice : public VirtualDevice {
 
 // Knows of an instance what was measured of its variant: the time that it takes alone, and that of
 // the device that it needs under a backlog. Instances share the device equally as soon as together
-// they need more than there is of it. Ten to a hundred times as fast as single ops.
+// they need more than there is of it. Much faster than single ops.
 class SegmentDevice : public VirtualDevice {
  public:
   // The variants must live on.

@@ -7,8 +7,10 @@ answers after about
 
     latency * (1 + rho / (1 - rho) * (1 + variation ** 2) / 2) + time of what is queued
 
-(Kingman's approximation with regular service). Where every variant is overloaded, what counts is
-capacity, less what is lost to deadlines while tasks wait for the rest of longer ones.
+(Kingman's approximation with regular service). Where every variant is overloaded, or that is more
+than the deadlines allow, some tasks are lost, and what counts is how many are not: capacity, less
+what is lost of the deadlines while tasks wait for the rest of those in flight, and at their ends,
+where another instance does not fit.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ _OVERLOADED = 0.95
 # Another variant must be better by so much to be worth a switch, and the present one so old.
 _WORTH_A_SWITCH = 0.95
 _WORTH_CAPACITY = 0.98
+# Part of an instance's time that is lost of a deadline, in the mean.
+_LOST = 0.75
 _LEAST_PERIODS = 5
 _ENDLESS_US = 1e9
 
@@ -35,7 +39,7 @@ _ENDLESS_US = 1e9
 @dataclass(frozen=True)
 class _Estimate:
     load: float  # share of the capacity
-    overload: float  # the same, of what deadlines leave of it
+    overload: float  # the same, of what deadlines leave of that
     response_us: float
 
 
@@ -70,10 +74,13 @@ def decide(
         for variant, pace in zip(variants, snapshot.pace, strict=True)
     ]
     present = estimates[snapshot.variant]
-    if min(estimates[v].load for v in choice) > _OVERLOADED:
+    quickest_us = min(estimates[v].response_us for v in choice)
+    shortest_us = min(model.mean_deadline_us for model in snapshot.models)
+    overloaded = min(estimates[v].load for v in choice) > _OVERLOADED
+    if overloaded or quickest_us > shortest_us:
         best = min(choice, key=lambda v: estimates[v].overload)
         gain = estimates[best].overload / present.overload
-        reason, worth = "overloaded: most capacity", _WORTH_CAPACITY
+        reason, worth = "not all can be in time: most capacity", _WORTH_CAPACITY
     else:
         best = min(choice, key=lambda v: estimates[v].response_us)
         gain = estimates[best].response_us / present.response_us
@@ -106,7 +113,7 @@ def _estimate(
         response_us += _ENDLESS_US * load  # queues grow: worse than any that is not
     load = max(load, 1e-9)
     shortest_us = min(model.mean_deadline_us for model in snapshot.models)
-    lost = 0.5 * max(variant.instance_us) / shortest_us  # in the mean half of it is still to come
+    lost = _LOST * max(variant.instance_us) / shortest_us
     return _Estimate(load, load * (1 + lost), response_us)
 
 
