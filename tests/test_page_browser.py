@@ -197,7 +197,8 @@ def test_the_tooltip_tells_what_is_under_the_pointer(visit, pages):
     assert tooltip.is_visible()
     for part in ("name", "kernel", "what", "reads", "writes"):
         assert ops[longest][part] in text
-    assert "of the roofline" in text and f"{ops[longest]['roofline_percent']:.0f} %" in text
+    shown = re.search(r"of the roofline(\d+) %", text)
+    assert abs(int(shown[1]) - ops[longest]["roofline_percent"]) <= 0.5  # a half either way
     page.mouse.move(5, 5)
     assert not tooltip.is_visible()
 
