@@ -25,6 +25,17 @@ Task* TaskQueue::front() const {
   return nullptr;
 }
 
+Task* TaskQueue::second() const {
+  Task* first = nullptr;
+  for (size_t i = classes_.size(); i-- > 0;) {
+    for (Task* task = classes_[i].first; task != nullptr; task = task->next) {
+      if (first != nullptr) return task;
+      first = task;
+    }
+  }
+  return nullptr;
+}
+
 void TaskQueue::remove(Task* task) {
   List& list = classes_[task->priority];
   (task->previous != nullptr ? task->previous->next : list.first) = task->next;

@@ -23,6 +23,8 @@ class TaskQueue {
   void push(Task* task);
   // The task to be dequeued next; null if there is none.
   Task* front() const;
+  // The one after it.
+  Task* second() const;
   // The task must be in this queue.
   void remove(Task* task);
 

@@ -104,8 +104,7 @@ TaskState TaskScheduler::reject(int model, Nanoseconds now) {
 double TaskScheduler::expected_us(const Task& task, Nanoseconds now) const {
   const double alone_us = set_.variants[0].models[task.model].latency_us[0];
   if (queued_ == 0 && in_flight_ == 0) return alone_us;
-  return forecast_.pace(current_, now) * (wait_us(task) + alone_us) +
-         forecast_.margin_us(task.model, now);
+  return forecast_.pace(current_, now) * (wait_us(task) + alone_us);
 }
 
 // Under a fair share, others delay a task by no more than what they have queued, and by no more
@@ -300,17 +299,25 @@ void TaskScheduler::expire_fronts(Nanoseconds now) {
   for (size_t m = 0; m < models_.size(); ++m) {
     TaskQueue& queue = models_[m].queue;
     while (Task* task = queue.front()) {
-      if (task->deadline_ns == kNever) break;
-      const int model = static_cast<int>(m);
-      const int variant = next_variant();
-      double expected_us = predicted_us(model, variant, choose_batch(model, variant), now);
-      if (!alone()) expected_us += forecast_.margin_us(model, now);
-      if (now + 1e3 * expected_us <= task->deadline_ns) break;
+      if (!gives_up(*task, queue.second(), now)) break;
       queue.remove(task);
       --queued_;
       finish(task, TaskState::kExpired, now);
     }
   }
+}
+
+// A task that will hardly be in time is tried, but not where the next one would be for sure.
+bool TaskScheduler::gives_up(const Task& task, const Task* next, Nanoseconds now) const {
+  if (task.deadline_ns == kNever) return false;
+  const int variant = next_variant();
+  const double likely_us =
+      predicted_us(task.model, variant, choose_batch(task.model, variant), now);
+  if (now + 1e3 * likely_us > task.deadline_ns) return true;
+  const double surely_us = likely_us + forecast_.margin_us(task.model, now);
+  if (now + 1e3 * surely_us <= task.deadline_ns || alone()) return false;
+  return next != nullptr && next->deadline_ns != kNever &&
+         now + 1e3 * surely_us <= next->deadline_ns;
 }
 
 // A task that is alone gets the plan of least latency.

@@ -131,6 +131,7 @@ class TaskScheduler {
   bool enter(Instance* instance, Nanoseconds now, std::vector<Instance*>* starts);
   bool has_place(int model) const;
   void expire_fronts(Nanoseconds now);
+  bool gives_up(const Task& task, const Task* next, Nanoseconds now) const;
   bool launch(Nanoseconds now, std::vector<Instance*>* starts);
   int choose_batch(int model, int variant) const;
   void drop_cancelled(Instance* instance, Nanoseconds now);

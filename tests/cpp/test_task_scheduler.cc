@@ -83,6 +83,7 @@ void test_queue() {
   Task last = make_task(0, 0), middle = make_task(0, 1);
   for (Task* task : {&low, &high, &last, &later, &middle}) queue.push(task);
   CHECK(queue.full() && queue.size() == 5);
+  CHECK(queue.front() == &high && queue.second() == &later);
   CHECK(queue.ahead_of(7) == 0 && queue.ahead_of(2) == 2 && queue.ahead_of(0) == 5);
   queue.remove(&low);  // from within
   for (Task* expected : {&high, &later, &middle, &last}) {
@@ -248,31 +249,37 @@ void test_recovery() {
   CHECK(scheduler.snapshot(now).pace[0] < 1.5);
 }
 
-// Tasks that are delivered later than predicted: the next ones are given up that much earlier.
+// Tasks that are delivered later than predicted: one that may be late is given up for another that
+// will not be, and only for that.
 void test_margin() {
   TaskScheduler scheduler(variant_set(1), 8);
   std::deque<Task> tasks;
   Nanoseconds now = 0;
-  const auto behind_another =
-      [&](Nanoseconds given) {  // which takes 100 us; whether it is executed
-        const size_t first = tasks.size();
-        tasks.push_back(make_task(0));
-        tasks.push_back(make_task(0, 0, now + given));
-        scheduler.submit(&tasks[first], now);
-        std::vector<Instance*> starts = pump(scheduler, now);
-        scheduler.submit(&tasks[first + 1], now);
-        for (; !starts.empty(); starts = pump(scheduler, now)) {
-          now += 100'000;
-          Task* ended = starts[0]->tasks[0];
-          scheduler.segment_finished(starts[0], false, now);
-          scheduler.delivered(*ended, now + 50'000);
-        }
-        return tasks[first + 1].state == TaskState::kCompleted;
-      };
-  CHECK(behind_another(220'000));
-  for (int i = 0; i < 100; ++i) CHECK(behind_another(1'000'000));
-  CHECK(!behind_another(220'000));
-  CHECK(behind_another(270'000));
+  // Behind another one that takes 100 us, and before a third.
+  const auto completes = [&](Nanoseconds given, Nanoseconds given_next) {
+    const size_t first = tasks.size();
+    tasks.push_back(make_task(0));
+    tasks.push_back(make_task(0, 0, now + given));
+    tasks.push_back(make_task(0, 0, given_next == top::kNever ? top::kNever : now + given_next));
+    std::vector<Instance*> starts;
+    for (size_t i = first; i < tasks.size(); ++i) {
+      scheduler.submit(&tasks[i], now);
+      if (i == first) starts = pump(scheduler, now);
+    }
+    for (; !starts.empty(); starts = pump(scheduler, now)) {
+      now += 100'000;
+      Task* ended = starts[0]->tasks[0];
+      scheduler.segment_finished(starts[0], false, now);
+      scheduler.delivered(*ended, now + 50'000);
+    }
+    return tasks[first + 1].state == TaskState::kCompleted;
+  };
+  CHECK(completes(240'000, 1'000'000));  // little is known yet
+  for (int i = 0; i < 100; ++i) CHECK(completes(1'000'000, 1'000'000));
+  CHECK(!completes(240'000, 1'000'000));
+  CHECK(completes(270'000, 1'000'000));    // for sure
+  CHECK(completes(240'000, 245'000));      // the third cannot be in time either
+  CHECK(completes(240'000, top::kNever));  // it has time
 }
 
 // Earliest deadline first across models, priority before that, and nobody waits for ever.
