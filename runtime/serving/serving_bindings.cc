@@ -213,15 +213,17 @@ class BoundRuntime {
     return runtime_->cancel({slot, generation});
   }
 
-  // Client, state, failure, outputs, and nanoseconds of submission, launch and end of tasks.
+  // Client, state, failure, outputs, and nanoseconds of submission, launch and end of tasks. Those
+  // of the last call have been delivered when the next one is made: not before that is the runtime
+  // idle.
   nb::list wait_finished(double timeout_s) {
-    std::vector<LiveTask*> tasks;
+    delivered();
     {
       const Unlocked unlocked;
-      runtime_->wait_finished(&tasks, seconds(timeout_s));
+      runtime_->wait_finished(&undelivered_, seconds(timeout_s));
     }
     nb::list results;
-    for (LiveTask* task : tasks) {
+    for (LiveTask* task : undelivered_) {
       nb::list outputs;
       for (size_t i = 0; i < task->outputs.size(); ++i) {
         const Output& output = outputs_[task->model][i];
@@ -235,11 +237,15 @@ class BoundRuntime {
                                     std::move(outputs), task->submitted_ns, task->launched_ns,
                                     task->finished_ns));
     }
-    if (!tasks.empty()) {
-      const Unlocked unlocked;
-      runtime_->recycle(tasks);
-    }
     return results;
+  }
+
+  // Of the thread that delivers: says so before the next call, where it cannot come to that.
+  void delivered() {
+    if (undelivered_.empty()) return;
+    const Unlocked unlocked;
+    runtime_->recycle(undelivered_);
+    undelivered_.clear();
   }
 
   bool wait_idle(double timeout_s) {
@@ -362,6 +368,7 @@ class BoundRuntime {
   nb::object executors_;
   std::vector<std::vector<Output>> outputs_;  // per model
   std::unique_ptr<LiveRuntime> runtime_;
+  std::vector<LiveTask*> undelivered_;  // of the thread that delivers
   uint64_t generation_ = 0;
 };
 
@@ -379,6 +386,7 @@ void bind_serving(nb::module_& m) {
            nb::arg("priority"), nb::arg("deadline_us"), nb::arg("client"))
       .def("cancel", &BoundRuntime::cancel, nb::arg("slot"), nb::arg("generation"))
       .def("wait_finished", &BoundRuntime::wait_finished, nb::arg("timeout_s"))
+      .def("delivered", &BoundRuntime::delivered)
       .def("wait_idle", &BoundRuntime::wait_idle, nb::arg("timeout_s"))
       .def("close", &BoundRuntime::close, nb::arg("cancel_queued"))
       .def("apply", &BoundRuntime::apply, nb::arg("variant"), nb::arg("frequency"))

@@ -304,6 +304,32 @@ def test_a_closed_runtime_takes_nothing(mix, questions):
     assert "closed" in repr(runtime)
 
 
+def test_a_callback_may_close_the_runtime(mix, questions):
+    x, expected = questions["c"][0]
+    runtime = top_tvm.Runtime(mix)
+    closed = threading.Event()
+
+    def close(_):
+        runtime.close()
+        closed.set()
+
+    began_s = time.monotonic()
+    future = runtime.submit("c", {"data": x})
+    future.add_done_callback(close)
+    assert_right(future.result(5), expected)
+    assert closed.wait(4)
+    assert time.monotonic() - began_s < 4  # and not when its patience ends
+
+
+def test_futures_are_done_when_the_runtime_has_drained(mix, questions):
+    x, _ = questions["a"][0]
+    with top_tvm.Runtime(mix) as runtime:
+        for _ in range(100):
+            futures = hold(runtime, "a", x, tasks=20)
+            assert runtime.drain(20)
+            assert all(future.done() for future in futures)
+
+
 def test_an_exception_in_the_block_does_not_wait_for_the_queue(mix, questions):
     x, _ = questions["c"][0]
     with pytest.raises(ZeroDivisionError), top_tvm.Runtime(mix) as runtime:

@@ -262,6 +262,12 @@ class Engine:
         """Counts and times by the names of the models."""
         return dict(zip(self.names, self.native.statistics(), strict=True))
 
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until all tasks have ended and clients know; whether that is so in time."""
+        if threading.current_thread() is self._thread:
+            self.native.delivered()  # a callback waits: its own task is told already
+        return self.native.wait_idle(timeout_s)
+
     def close(self, timeout_s: float, *, cancel_queued: bool) -> bool:
         """End all tasks, and the thread; whether that worked in time.
 
@@ -269,7 +275,7 @@ class Engine:
         """
         self._closing = True
         self.native.close(cancel_queued)
-        in_time = self.native.wait_idle(timeout_s)
+        in_time = self.wait_idle(timeout_s)
         if not in_time:
             self.native.close(True)
             self.native.wait_idle(min(timeout_s, _POLL_S))

@@ -375,9 +375,7 @@ class Runtime:
         end_s = time.monotonic() + timeout_s
         with self._lock:
             engines = self._engines()
-        return all(
-            engine.native.wait_idle(max(end_s - time.monotonic(), 0.0)) for engine in engines
-        )
+        return all(engine.wait_idle(max(end_s - time.monotonic(), 0.0)) for engine in engines)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Take no more tasks, cancel those that wait, and wait for those that run.
