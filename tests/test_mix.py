@@ -37,10 +37,10 @@ def test_memory_is_that_of_all_instances_in_flight():
 
 def test_measured_times_replace_predicted_ones():
     mix = make_mix()
-    measured = with_measured(mix, {"free-2x1-b4": (3.0, 7.0)})
-    assert [v.period_us for v in measured.variants] == [8.0, 3.0, 8.0]
-    assert [v.capacity_per_s for v in measured.variants] == [2.5e5, 7.0, 2.5e5]
+    measured = with_measured(mix, {"free-2x1-b4": 5e5})
+    assert [v.period_us for v in measured.variants] == [8.0, 4.0, 8.0]
+    assert [v.capacity_per_s for v in measured.variants] == [2.5e5, 5e5, 2.5e5]
     assert measured.models is mix.models
     assert mix.variants[1].period_us == 8.0
     with pytest.raises(PartitionError, match="the mix has no variants free-9x9, serial-b2"):
-        with_measured(mix, {"serial-b2": (1.0, 1.0), "free-9x9": (1.0, 1.0)})
+        with_measured(mix, {"serial-b2": 1.0, "free-9x9": 1.0})

@@ -89,10 +89,8 @@ def _plan(graph: OpGraph, problem: PartitionProblem, batch: int) -> Plan:
     )
 
 
-def _simulated_capacities(
-    mix: Mix, costs: dict[tuple[str, int, str], OpCost]
-) -> dict[str, tuple[float, float]]:
-    """Period and tasks per second of every variant, under a backlog of all models."""
+def _simulated_capacities(mix: Mix, costs: dict[tuple[str, int, str], OpCost]) -> dict[str, float]:
+    """Tasks per second of every variant, under a backlog of all models."""
 
     def cost_of(name: str, plan: Plan) -> list[OpCost]:
         return [costs[name, plan.batch, call.op] for call in plan.calls]
@@ -115,7 +113,5 @@ def _simulated_capacities(
         # Models are not even in a part of a random order: tasks count by their work.
         work = sum(work_us[record.model] for record in records[begin:end])
         took_us = records[end - 1].finished_us - records[begin - 1].finished_us
-        capacity_per_s = 1e6 * work / sum(work_us.values()) * len(names) / took_us
-        period_us = variant.period_us * variant.capacity_per_s / capacity_per_s
-        found[variant.id] = (period_us, capacity_per_s)
+        found[variant.id] = 1e6 * work / sum(work_us.values()) * len(names) / took_us
     return found

@@ -149,15 +149,15 @@ def memory_bytes(models: Mapping[str, ModelVariant], in_flight: int) -> int:
     return sum(sorted(sizes, reverse=True)[: in_flight or None])
 
 
-def with_measured(mix: Mix, measured: Mapping[str, tuple[float, float]]) -> Mix:
+def with_measured(mix: Mix, measured: Mapping[str, float]) -> Mix:
     """Replace the predictions of some variants.
 
     Parameters
     ----------
     mix : Mix
         Stays as it is.
-    measured : mapping of str to (float, float)
-        ``period_us`` and ``capacity_per_s`` by the variant's id.
+    measured : mapping of str to float
+        ``capacity_per_s`` by the variant's id. The time of a period is as wrong as that was.
 
     Raises
     ------
@@ -168,8 +168,7 @@ def with_measured(mix: Mix, measured: Mapping[str, tuple[float, float]]) -> Mix:
         raise PartitionError(f"the mix has no variants {', '.join(unknown)}")
     variants = []
     for variant in mix.variants:
-        period_us, capacity_per_s = measured.get(
-            variant.id, (variant.period_us, variant.capacity_per_s)
-        )
+        capacity_per_s = measured.get(variant.id, variant.capacity_per_s)
+        period_us = variant.period_us * variant.capacity_per_s / capacity_per_s
         variants.append(replace(variant, period_us=period_us, capacity_per_s=capacity_per_s))
     return replace(mix, variants=tuple(variants))

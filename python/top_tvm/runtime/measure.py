@@ -31,7 +31,7 @@ _SAME_BATCH_S = 1e-3
 
 def measure_variants(
     executable: MixExecutable, progress: Callable[[str, int, int], None]
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, float]:
     """Run every variant under a backlog, in turns.
 
     Tasks come from Python and go back there, as they do in service: submitting threads take the
@@ -46,9 +46,8 @@ def measure_variants(
 
     Returns
     -------
-    dict of str to (float, float)
-        By the variant's id: time of a period in microseconds, and tasks per second when all models
-        have as many tasks; medians. As :func:`top_tvm.mix.with_measured` takes it.
+    dict of str to float
+        By the variant's id: tasks per second when all models have as many tasks; medians.
     """
     mix = executable.mix
     table = make_table(mix)
@@ -78,13 +77,10 @@ def measure_variants(
     finally:
         engine.close(_PATIENCE_S, cancel_queued=True)
     progress("measure variants", total, total)
-    result = {}
-    for variant, measurements in zip(mix.variants, capacities, strict=True):
-        capacity_per_s = statistics.median(measurements)
-        # The time of a period is as wrong as the capacity was.
-        period_us = variant.period_us * variant.capacity_per_s / capacity_per_s
-        result[variant.id] = (period_us, capacity_per_s)
-    return result
+    return {
+        variant.id: statistics.median(measurements)
+        for variant, measurements in zip(mix.variants, capacities, strict=True)
+    }
 
 
 def _capacity(
